@@ -1,0 +1,206 @@
+"""The settings of a run: one frozen tree, the same for page, command line and saved file.
+
+Every field carries its unit and one line of help in ``metadata`` (the CLI, the pages and the
+reference in ``docs/`` are fed from it).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from core.errors import ConfigError
+
+MB, GB = 10**6, 10**9
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": MB, "GB": GB, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def parse_size(text: str | float) -> int:
+    """Return bytes for ``900MB``, ``1.5GB``, ``2GiB`` or a plain number of bytes.
+
+    Raises:
+        ConfigError: if it is no positive size.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", str(text))
+    unit = match and _UNITS.get(match[2].upper())
+    if not match or unit is None or float(match[1]) <= 0:
+        raise ConfigError(
+            f"{str(text)[:40]!r} is not a size.",
+            where="budget",
+            action="Write a number with a unit, for example 900MB or 1.5GB.",
+            code="config.size",
+        )
+    return int(float(match[1]) * unit)
+
+
+def _help(default: Any, text: str, unit: str = "", *, low: Any = None, high: Any = None) -> Any:
+    return field(default=default, metadata={"help": text, "unit": unit, "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which file, and how it is read."""
+
+    path: str = _help("", "The class file, or the frozen data of a run")
+    sheet: str = _help("", "Sheet of a workbook; empty: the first one with questions")
+    encoding: str = _help("", "Text encoding; empty: recognised from the content")
+    question: str = _help("", "Column with the questions; empty: guessed")
+    answer: str = _help("", "Column with the answers; empty: guessed")
+    quiz_share: float = _help(0.15, "Part of the class kept for the quiz", "share", low=0, high=0.5)
+    max_quiz: int = _help(40, "Largest number of quiz questions", "questions", low=0, high=2000)
+
+
+@dataclass(frozen=True)
+class QuantConfig:
+    """How frozen weights are stored."""
+
+    scheme: str = _help("affine", "affine (own 2/3/4/8-bit planes), nf4 or bnb-nf4, bnb-int8")
+    bits: int = _help(0, "The same bits for every layer; 0: chosen layer by layer", "bits")
+    group: int = _help(64, "Weights that share one scale", "weights", low=32, high=256)
+    calibration_tokens: int = _help(
+        1536, "Tokens of the class's own text that the plan is measured on", "tokens", low=64
+    )
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """The trainable part."""
+
+    rank: int = _help(8, "Mean rank at the end of training", "", low=1, high=256)
+    uniform: bool = _help(False, "The same rank everywhere instead of the planned ones")
+    start: str = _help("error", "error (cancels the quantization error) or zero (as plain LoRA)")
+    dynamic: bool = _help(True, "Let ranks move while training (mask, revive, compact)")
+    dropout: float = _help(0.0, "Adapter dropout", "share", low=0, high=0.5)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The training loop."""
+
+    steps: int = _help(0, "Optimizer steps; 0: from epochs", "steps", low=0)
+    epochs: float = _help(3.0, "Passes over the class data", "passes", low=0)
+    lr: float = _help(2e-3, "Peak learning rate", "", low=1e-6, high=1.0)
+    warmup: float = _help(0.06, "Part of the steps in which the rate rises", "share")
+    weight_decay: float = _help(0.0, "Decoupled weight decay of the adapter", "")
+    tokens_per_step: int = _help(512, "Tokens of one optimizer step", "tokens", low=32)
+    max_length: int = _help(512, "Longest example; longer answers are cut", "tokens", low=32)
+    grad_clip: float = _help(1.0, "Largest gradient norm", "", low=0)
+    checkpointing: str = _help("auto", "auto, on or off: recompute activations to save memory")
+    micro_batch_tokens: int = _help(0, "Tokens of one forward pass; 0: as the plan says", "tokens")
+    eval_every: int = _help(0, "Steps between looks at the quiz loss; 0: ten times a run", "steps")
+    checkpoint_every: int = _help(0, "Steps between checkpoints; 0: ten times a run", "steps")
+    stop_early: bool = _help(True, "Keep the best checkpoint when the quiz loss rises")
+    seed: int = _help(0, "Seed of everything random", "", low=0)
+
+
+@dataclass(frozen=True)
+class QuizConfig:
+    """Marks after training."""
+
+    generate: bool = _help(True, "Let both models write answers (ROUGE, BLEU, exact match)")
+    max_new_tokens: int = _help(64, "Longest answer in the quiz", "tokens", low=1)
+    questions: int = _help(24, "Questions answered in writing", "questions", low=0)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything a run depends on."""
+
+    model: str = _help("starter", "Id of a base model, or a local folder")
+    budget_bytes: int = _help(0, "Hard limit of the training process's memory; 0: none", "bytes")
+    method: str = _help("adaq", "Id of the method family")
+    name: str = _help("", "A label for people")
+    device: str = _help("auto", "auto, cpu or cuda")
+    data: DataConfig = field(default_factory=DataConfig)
+    quant: QuantConfig = field(default_factory=QuantConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    quiz: QuizConfig = field(default_factory=QuizConfig)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the tree as plain dictionaries."""
+        return asdict(self)
+
+    def save(self, path: Path) -> None:
+        """Write the tree as JSON."""
+        path.write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False), "utf-8")
+
+    @staticmethod
+    def from_json(tree: dict[str, Any]) -> RunConfig:
+        """Build and check a configuration.
+
+        Raises:
+            ConfigError: names the field that is unknown, of the wrong type or out of range.
+        """
+        config: RunConfig = _build(RunConfig, tree, "")
+        return config
+
+    @staticmethod
+    def load(path: Path) -> RunConfig:
+        """Read a configuration written by :meth:`save`.
+
+        Raises:
+            ConfigError: if the file is no JSON object or a field is wrong.
+        """
+        try:
+            tree = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                "The configuration file could not be read.",
+                where=path.name,
+                action="Choose a config.json that the studio has written.",
+                code="config.unreadable",
+            ) from error
+        return RunConfig.from_json(tree)
+
+
+def _build(cls: type[Any], tree: Any, prefix: str) -> Any:
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            "A group of settings must be an object.", where=prefix or "config", code="config.type"
+        )
+    hints = get_type_hints(cls)
+    known = {f.name: f for f in fields(cls)}
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        where = f"{prefix}{key}"
+        if key not in known:
+            raise ConfigError(
+                f"There is no setting {where!r}.",
+                where=where,
+                action=f"Known here: {', '.join(known)}.",
+                code="config.unknown",
+            )
+        kind = hints[key]
+        values[key] = (
+            _build(kind, value, f"{where}.")
+            if is_dataclass(kind)
+            else _checked(kind, value, where, known[key].metadata)
+        )
+    return cls(**values)
+
+
+def _checked(kind: Any, value: Any, where: str, meta: Any) -> Any:
+    good = isinstance(value, kind) and not (kind in (int, float) and isinstance(value, bool))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value, good = float(value), True
+    if not good:
+        raise ConfigError(
+            f"{where} should be {kind.__name__}, not {value!r}."[:200],
+            where=where,
+            action=meta.get("help", ""),
+            code="config.type",
+        )
+    low, high = meta.get("low"), meta.get("high")
+    if (low is not None and value < low) or (high is not None and value > high):
+        raise ConfigError(
+            f"{where} = {value} is out of range.",
+            where=where,
+            action=f"Choose between {low} and {high if high is not None else 'any larger value'}.",
+            code="config.range",
+        )
+    return value
