@@ -1,0 +1,71 @@
+"""What children wrote into their run folders, moved into the store."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from core.runs.folder import read_json
+
+if TYPE_CHECKING:
+    from core.runs.store import Run, Store
+
+FINAL = ("paused", "stopped", "done", "failed")
+
+
+def read_events(store: Store, run: Run, *, most: int = 1 << 20) -> list[dict[str, Any]]:
+    """Move whole lines of a run's ``events.jsonl`` into the store and return them.
+
+    A last line without its end is left for the next time; a line that is no JSON object (the
+    child was killed in the middle of it) is passed over.
+
+    Args:
+        store: where they go, together with how far was read, in one transaction.
+        run: whose events.
+        most: read at most so many bytes; 0: all there are.
+    """
+    try:
+        with (run.folder / "events.jsonl").open("rb") as file:
+            file.seek(run.read_bytes)
+            block = file.read(most or -1)
+            if most and len(block) == most:
+                block += file.readline()  # a line longer than a block must not block the reader
+    except FileNotFoundError:
+        return []
+    whole = block[: block.rfind(b"\n") + 1]
+    if not whole:
+        return []
+    events = [event for line in whole.splitlines() if (event := _parse(line)) is not None]
+    with store.transaction():
+        store.append_events(run.id, events)
+        store.update(run.id, read_bytes=run.read_bytes + len(whole), beat=time.time())
+    return events
+
+
+def rebuild(store: Store) -> None:
+    """Fill an empty store from the run folders beside it, oldest first."""
+    if not store.runs_folder.is_dir():
+        return
+    configs = [
+        path
+        for path in store.runs_folder.glob("*/config.json")
+        if not path.parent.name.startswith(".")  # half deleted
+    ]
+    for path in sorted(configs, key=lambda p: (p.stat().st_mtime, p.parent.name)):
+        config, run_id = read_json(path) or {}, path.parent.name
+        with store.transaction():
+            store.add_run(run_id, config, name=str(config.get("name", "")))
+            read_events(store, store.run(run_id), most=0)
+            last = store.last_event(run_id, "status")
+            # What was running or queued is left to its person: no surprise start after a repair.
+            status = last["status"] if last and last["status"] in FINAL else "stopped"
+            store.update(run_id, status=status, result=read_json(path.parent / "result.json"))
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "kind" in event else None
