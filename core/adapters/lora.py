@@ -1,0 +1,136 @@
+"""A linear layer with a frozen stored weight and a trainable triplet adapter.
+
+    y = x Q^T + ((x V^T) * (s * m)) U^T + bias
+
+after AdaLoRA's parametrisation (Zhang et al. 2023): triplet k is (U[:, k], s[k], V[k, :]), ``m`` a
+mask that the rank controller moves between 0 and 1. The scale is constant, so that masking one
+triplet never rescales the others.
+
+Shapes: N tokens, i = in_features, o = out_features, R = rank; x (N, i), Q (o, i), U (o, R), s (R),
+m (R), V (R, i).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.quant.weight import QuantizedWeight
+
+
+class _AdaptedLinear(torch.autograd.Function):
+    """Keeps only x for the backward pass; the dense weight lives for one multiplication.
+
+    ``F.linear(x, Q.dequantize())`` would keep the dequantized weight of every layer until the
+    backward pass and so save nothing.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        layer: AdapterLinear,
+        U: Tensor,  # noqa: N803  (letters of the formula)
+        s: Tensor,
+        V: Tensor,  # noqa: N803
+    ) -> Tensor:
+        ctx.layer = layer
+        ctx.save_for_backward(x, U, s, V)
+        flat = x.reshape(-1, x.shape[-1])  # (N, i)
+        y = flat @ layer.quantized.dequantize(x.dtype).t()  # (N, o)
+        if s.numel():
+            gate = (s * layer.m).to(x.dtype)
+            y.addmm_((flat @ V.to(x.dtype).t()).mul_(gate), U.to(x.dtype).t())
+        if layer.bias is not None:
+            y.add_(layer.bias.to(x.dtype))
+        return y.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        layer: AdapterLinear = ctx.layer
+        x, U, s, V = ctx.saved_tensors  # noqa: N806
+        flat, grad = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+        dx = grad @ layer.quantized.dequantize(dy.dtype) if ctx.needs_input_grad[0] else None
+        if not s.numel():
+            return None if dx is None else dx.view(x.shape), None, None, None, None
+        Ux, Vx = U.to(x.dtype), V.to(x.dtype)  # noqa: N806
+        gate = (s * layer.m).to(x.dtype)
+        p = flat @ Vx.t()  # (N, R)
+        t = grad @ Ux  # (N, R)
+        d_gate = (t * p).sum(0).to(s.dtype)  # (R,), also of masked triplets
+        layer.gate_gradient = (
+            d_gate if layer.gate_gradient is None else layer.gate_gradient + d_gate
+        )
+        dU = grad.t() @ p.mul_(gate)  # (o, R)
+        t.mul_(gate)
+        dV = t.t() @ flat  # (R, i)
+        if dx is not None:
+            dx.addmm_(t, Vx)
+            dx = dx.view(x.shape)
+        return dx, None, dU.to(U.dtype), d_gate * layer.m, dV.to(V.dtype)
+
+
+class AdapterLinear(nn.Module):
+    """A frozen linear layer (o, i) with a triplet adapter of rank R.
+
+    ``gate_gradient`` (R,) gathers dL/d(s*m) of the present optimizer step, masked triplets
+    included: that is what lets a masked triplet be judged and revived.
+    """
+
+    m: Tensor
+    bias: Tensor | None
+
+    def __init__(
+        self, quantized: QuantizedWeight, bias: Tensor | None = None, *, transposed: bool = False
+    ) -> None:
+        """Wrap a stored weight; ``transposed`` remembers that the base stores it (i, o) (Conv1D)."""
+        super().__init__()
+        self.quantized = quantized
+        self.out_features, self.in_features = quantized.out_features, quantized.in_features
+        self.transposed = transposed
+        self.register_buffer("bias", bias)
+        device = next(iter(quantized.buffers())).device
+        self.U = nn.Parameter(torch.zeros(self.out_features, 0, device=device))
+        self.s = nn.Parameter(torch.zeros(0, device=device))
+        self.V = nn.Parameter(torch.zeros(0, self.in_features, device=device))
+        self.register_buffer("m", torch.zeros(0, device=device))
+        self.gate_gradient: Tensor | None = None
+
+    @property
+    def rank(self) -> int:
+        """Triplets that are stored."""
+        return int(self.s.numel())
+
+    @property
+    def active_rank(self) -> int:
+        """Triplets that take part (m > 0)."""
+        return int((self.m > 0).sum())
+
+    def set_triplets(self, U: Tensor, s: Tensor, V: Tensor, m: Tensor | None = None) -> None:  # noqa: N803
+        """Replace the adapter by U (o, R), s (R), V (R, i) and, if given, m (R)."""
+        device = self.s.device
+        self.U = nn.Parameter(U.detach().float().to(device).contiguous())
+        self.s = nn.Parameter(s.detach().float().to(device).contiguous())
+        self.V = nn.Parameter(V.detach().float().to(device).contiguous())
+        self.m = torch.ones_like(self.s.data) if m is None else m.detach().float().to(device)
+        self.gate_gradient = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (..., i) to (..., o)."""
+        y: Tensor = _AdaptedLinear.apply(x, self, self.U, self.s, self.V)
+        return y
+
+    def delta(self) -> Tensor:
+        """The adapter as a dense matrix U diag(s*m) V (o, i)."""
+        return (self.U.data * (self.s.data * self.m)) @ self.V.data
+
+    def effective_weight(self) -> Tensor:
+        """Q + U diag(s*m) V (o, i) in fp32."""
+        return self.quantized.dequantize(torch.float32) + self.delta()
+
+
+def adapter_layers(model: nn.Module) -> dict[str, AdapterLinear]:
+    """All adapted layers by module name, in the order of the model."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, AdapterLinear)}

@@ -1,0 +1,259 @@
+"""A causal language model whose frozen weights are stored, built tensor by tensor from disk.
+
+The unquantized model is never in memory: the model is made without weights, and every linear layer
+is read, stored and forgotten before the next is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoModelForCausalLM
+
+from core import modelload
+from core.adapters.lora import AdapterLinear
+from core.objectives.language import answer_loss, answer_losses
+from core.quant.embedding import QuantizedEmbedding, QuantizedHead
+from core.quant.schemes import Scheme
+from core.quant.weight import QuantizedWeight
+
+# Makes the module that stands for one linear layer: (name, read, bias, transposed); ``read()`` gives
+# the weight (o, i) from disk, so that what is not needed is never read.
+Store = Callable[[str, Callable[[], Tensor], Tensor | None, bool], nn.Module]
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """The dtype of activations: bf16 where the device multiplies it fast, else fp32.
+
+    On a CPU without AVX512-BF16 or AMX a bf16 product is about eight times slower than fp32.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    capable = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if capable else torch.float32
+
+
+@dataclass
+class LanguageModel:
+    """A ``transformers`` model with stored weights and what training needs of it.
+
+    Attributes:
+        model: the causal model (its linear layers in blocks replaced).
+        inner: the part that gives last hidden states.
+        head: the stored output head (v, d).
+        blocks: the decoder blocks in order.
+        dtype: dtype of activations.
+    """
+
+    model: Any
+    inner: Any
+    head: QuantizedWeight
+    head_bias: Tensor | None
+    scale: float
+    softcap: float
+    blocks: list[nn.Module]
+    dtype: torch.dtype
+    device: torch.device
+    _checkpointed: dict[int, Any] = field(default_factory=dict)
+
+    def hidden(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Last hidden states (T, d) of a packed row; ids and positions (T,).
+
+        Positions that restart at 0 separate examples. Without a cache and without a mask
+        ``transformers`` then keeps them apart exactly; with either they leak into each other.
+        """
+        out = self.inner(input_ids=ids[None], position_ids=positions[None], use_cache=False)
+        hidden: Tensor = out.last_hidden_state[0]
+        return hidden
+
+    def loss(self, ids: Tensor, positions: Tensor, labels: Tensor) -> Tensor:
+        """Mean answer loss of a packed row; ``labels`` (T,) are not shifted yet."""
+        targets = shifted(labels)
+        return answer_loss(self.hidden(ids, positions), self.head, targets, **self._head())
+
+    def losses(self, ids: Tensor, positions: Tensor, labels: Tensor) -> Tensor:
+        """Loss of every learned token, without gradients."""
+        with torch.no_grad():
+            hidden = self.hidden(ids, positions)
+        return answer_losses(hidden, self.head, shifted(labels), **self._head())
+
+    def set_checkpointing(self, on: bool) -> None:
+        """Recompute each block in the backward pass (``on``), or keep its activations."""
+        for k, block in enumerate(self.blocks):
+            if on and k not in self._checkpointed:
+                self._checkpointed[k] = block.forward
+                block.forward = _recomputed(block.forward)
+            elif not on and k in self._checkpointed:
+                block.forward = self._checkpointed.pop(k)
+
+    def _head(self) -> dict[str, Any]:
+        return {"bias": self.head_bias, "scale": self.scale, "softcap": self.softcap}
+
+
+def skeleton(path: Path) -> Any:
+    """The model without weights, but with its computed buffers (rotary frequencies) in place.
+
+    Raises:
+        ModelError: if the configuration is not usable.
+    """
+    config = modelload.load_config(path)
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, trust_remote_code=False
+        )
+    return model.eval()
+
+
+def shifted(labels: Tensor) -> Tensor:
+    """Targets (T,): row t predicts label t+1; -100 at the end."""
+    return torch.cat([labels[1:], labels.new_full((1,), -100)])
+
+
+def _recomputed(forward: Any) -> Any:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        # Nothing in a block is random (dropout is off), so no generator state needs keeping.
+        return checkpoint(
+            forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs
+        )
+
+    return run
+
+
+def build(
+    path: Path,
+    store: Store,
+    *,
+    embedding_bits: int = 16,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    on_linear: Callable[[int, int], None] = lambda done, total: None,
+) -> LanguageModel:
+    """Build the model at ``path`` with every linear layer of its blocks made by ``store``.
+
+    Args:
+        path: a local folder of safetensors.
+        store: makes the module of one linear layer from its weight.
+        embedding_bits: 8 or 16, of the embedding table and the output head (once where tied).
+        device: where it runs; default CPU.
+        dtype: of activations; default by :func:`compute_dtype`.
+        on_linear: progress (done, total).
+
+    Raises:
+        ModelError: if a weight is missing or damaged.
+    """
+    device = device or torch.device("cpu")
+    dtype = dtype or compute_dtype(device)
+    model = skeleton(path)
+    weights = modelload.Weights(path, model)
+    targets = modelload.linear_targets(model)
+    parts = modelload.decoder_parts(model)
+    _, blocks = modelload.decoder_blocks(model)
+    for k, (name, module) in enumerate(targets.items()):
+        transposed = not isinstance(module, nn.Linear)
+        bias = weights[f"{name}.bias"].to(device, dtype) if has_bias(module) else None
+        read = _reader(weights, f"{name}.weight", device, transposed)
+        put(model, name, store(name, read, bias, transposed))
+        on_linear(k + 1, len(targets))
+    head, head_bias = _place_embeddings(
+        model, weights, embedding_bits, device, dtype, tied=parts.tied
+    )
+    _materialise_rest(model, weights, device, dtype)
+    model.eval().requires_grad_(False)
+    for layer in model.modules():
+        if isinstance(layer, AdapterLinear):
+            for p in (layer.U, layer.s, layer.V):
+                p.requires_grad_(True)
+    return LanguageModel(
+        model,
+        parts.inner,
+        head,
+        head_bias,
+        parts.scale,
+        parts.softcap,
+        list(blocks),
+        dtype,
+        device,
+    )
+
+
+def _reader(
+    weights: modelload.Weights, key: str, device: torch.device, transposed: bool
+) -> Callable[[], Tensor]:
+    def read() -> Tensor:
+        weight = weights[key].to(device)
+        return weight.t() if transposed else weight
+
+    return read
+
+
+def has_bias(module: nn.Module) -> bool:
+    """Whether a linear layer has a bias."""
+    return getattr(module, "bias", None) is not None
+
+
+def put(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Replace the submodule ``name``."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
+
+
+def name_of(model: nn.Module, module: nn.Module) -> str:
+    """Dotted name of a submodule."""
+    return next(n for n, m in model.named_modules() if m is module)
+
+
+def _place_embeddings(
+    model: Any,
+    weights: modelload.Weights,
+    bits: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    tied: bool,
+) -> tuple[QuantizedWeight, Tensor | None]:
+    """Replace embedding and output head; they share one table where they are tied."""
+    scheme = Scheme(bits)
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    embedding_name, head_name = name_of(model, embedding), name_of(model, head)
+    table = _table(weights[f"{embedding_name}.weight"], scheme, device)
+    out = table if tied else _table(weights[f"{head_name}.weight"], scheme, device)
+    bias = weights[f"{head_name}.bias"].to(device, dtype) if has_bias(head) else None
+    put(model, embedding_name, QuantizedEmbedding(table, embedding, dtype))
+    put(model, head_name, QuantizedHead(out, bias))
+    return out, bias
+
+
+def _table(weight: Tensor, scheme: Scheme, device: torch.device) -> QuantizedWeight:
+    """Store a large table in blocks of rows, so that no fp32 copy of all of it exists."""
+    if scheme.bits == 16:
+        return QuantizedWeight.from_dense(weight.to(device), scheme)
+    parts = [
+        QuantizedWeight.from_dense(weight[a : a + 8192].to(device), scheme)
+        for a in range(0, weight.shape[0], 8192)
+    ]
+    whole = QuantizedWeight(scheme, *weight.shape)
+    for key, _ in parts[0].named_buffers():
+        whole.register_buffer(key, torch.cat([p.get_buffer(key) for p in parts]))
+    return whole
+
+
+def _materialise_rest(
+    model: nn.Module, weights: modelload.Weights, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Read norms, biases and position tables; move computed buffers to the device."""
+    for name, parameter in list(model.named_parameters()):
+        if parameter.is_meta:
+            parent, _, child = name.rpartition(".")
+            value = nn.Parameter(weights[name].to(device, dtype), requires_grad=False)
+            setattr(model.get_submodule(parent), child, value)
+    for module in model.modules():
+        for key, buffer in list(module.named_buffers(recurse=False)):
+            if buffer is not None and not buffer.is_meta and buffer.device != device:
+                module._buffers[key] = buffer.to(device)
