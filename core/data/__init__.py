@@ -1,1 +1,1 @@
-
+"""Class data: reading, checking, splitting, freezing, encoding and packing. No torch in here."""

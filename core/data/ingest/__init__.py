@@ -1,1 +1,1 @@
-
+"""Readers: one a format, all into the same examples."""
