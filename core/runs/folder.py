@@ -13,6 +13,8 @@ ERROR_FILE = "error.json"
 EVENTS_FILE = "events.jsonl"
 LOG_FILE = "worker.log"
 BEAT_FILE = "beat"
+LOCK_FILE = "worker.lock"
+EXIT_BUSY = 75  # a worker's exit code when another one has its run folder
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The store: order, idempotence, threads, and what happens to a file that is not as it should be."""
+"""The store: order, idempotence, threads, and a database that is not as it should be."""
 
 import json
 import sqlite3
