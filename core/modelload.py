@@ -35,7 +35,8 @@ from transformers.utils import logging as transformers_logging
 from core.errors import ModelError, StudioError
 from core.modelcheck import STARTER_TEMPLATE, TensorEntry, safetensors_header, weight_files
 
-transformers_logging.disable_progress_bar()  # ours are the only progress lines
+_quiet: Any = transformers_logging.disable_progress_bar
+_quiet()  # ours are the only progress lines
 
 _DTYPES = {
     "F64": torch.float64,
@@ -117,9 +118,8 @@ class _said:  # noqa: N801  (reads as a phrase: ``with _said(...)``)
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (OSError, ValueError, KeyError, TypeError, RuntimeError)):
-            if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-                return
+        spared = (MemoryError, torch.OutOfMemoryError, StudioError)
+        if isinstance(error, Exception) and not isinstance(error, spared):
             raise ModelError(
                 f"{self.what} of this model cannot be used ({type(error).__name__}).",
                 where=Path(self.path).name,
@@ -205,7 +205,7 @@ class DecoderParts:
         head: output head weight (vocabulary, hidden).
         head_bias: its bias (vocabulary) or None.
         tied: the head shares its weight with the input embedding.
-        scale: logits are multiplied by it (Granite divides by ``logits_scaling``).
+        divisor: logits are divided by it (Granite's ``logits_scaling``).
         softcap: logits z become ``softcap * tanh(z / softcap)``; 0: they stay.
     """
 
@@ -213,14 +213,14 @@ class DecoderParts:
     head: Tensor
     head_bias: Tensor | None
     tied: bool
-    scale: float = 1.0
+    divisor: float = 1.0
     softcap: float = 0.0
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return logits (..., vocabulary) of hidden states (..., hidden)."""
         scores = nn.functional.linear(hidden, self.head, self.head_bias)
-        if self.scale != 1.0:
-            scores = scores * self.scale
+        if self.divisor != 1.0:
+            scores = scores / self.divisor
         if self.softcap:
             scores = torch.tanh(scores / self.softcap) * self.softcap
         return scores
@@ -246,7 +246,7 @@ def decoder_parts(model: PreTrainedModel) -> DecoderParts:
         head=weight,
         head_bias=getattr(head, "bias", None),
         tied=bool(config.tie_word_embeddings) or embedding.weight is weight,
-        scale=1.0 / float(getattr(config, "logits_scaling", None) or 1.0),
+        divisor=float(getattr(config, "logits_scaling", None) or 1.0),
         softcap=float(getattr(config, "final_logit_softcapping", None) or 0.0),
     )
 

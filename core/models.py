@@ -204,12 +204,12 @@ def ensure_local(info: ModelInfo, progress: Progress | None = None) -> Path:
     if info.source == "starter":
         folder = home.models_folder() / STARTER
         if not _starter().ready:
-            _convert(starter_file(), folder, say, starter=True)
+            convert(starter_file(), folder, say, starter=True)
     elif info.source == "gguf":
         source = Path(info.path)
         folder = home.models_folder() / _gguf_folder(source)
         if not folder.is_dir():
-            _convert(source, folder, say, starter=False)
+            convert(source, folder, say)
     elif not info.path:
         folder = home.models_folder() / _folder_name(info.id)
         _child(["-m", "core.models", "download", info.id, str(folder)], say, online=True)
@@ -366,7 +366,20 @@ def _check_contents(folder: Path) -> None:
     (done / key).touch()
 
 
-def _convert(source: Path, folder: Path, say: Progress, *, starter: bool) -> None:
+def convert(
+    source: Path, folder: Path, say: Progress = lambda share, text: None, *, starter: bool = False
+) -> None:
+    """Turn a GGUF file into a safetensors folder with a manifest; whole or not at all.
+
+    Args:
+        source: a GGUF file of the starter's kind.
+        folder: what is made.
+        say: called with a share 0..1 and a short text.
+        starter: the file is the starter package's.
+
+    Raises:
+        ModelError: if the file is damaged or of another kind, or the child process failed.
+    """
     header = check_gguf(source)
     facts: dict[str, Any] = {
         "id": STARTER if starter else folder.name,
