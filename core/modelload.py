@@ -216,6 +216,11 @@ class DecoderParts:
     divisor: float = 1.0
     softcap: float = 0.0
 
+    @property
+    def scale(self) -> float:
+        """What logits are multiplied by."""
+        return 1.0 / self.divisor
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Return logits (..., vocabulary) of hidden states (..., hidden)."""
         scores = nn.functional.linear(hidden, self.head, self.head_bias)
