@@ -6,7 +6,8 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from core.runs.folder import read_json
+from core.runs.folder import LOCK_FILE, read_json
+from core.runs.lock import FileLock
 
 if TYPE_CHECKING:
     from core.runs.store import Run, Store
@@ -58,8 +59,11 @@ def rebuild(store: Store) -> None:
             store.add_run(run_id, config, name=str(config.get("name", "")))
             read_events(store, store.run(run_id), most=0)
             last = store.last_event(run_id, "status")
-            # What was running or queued is left to its person: no surprise start after a repair.
-            status = last["status"] if last and last["status"] in FINAL else "stopped"
+            status = last["status"] if last else ""
+            if status not in FINAL:
+                # No surprise start after a repair; but what still runs will be adopted.
+                alive = FileLock(path.parent / LOCK_FILE).held_by_other()
+                status = "running" if alive else "stopped"
             store.update(run_id, status=status, result=read_json(path.parent / "result.json"))
 
 

@@ -333,18 +333,20 @@ class Runner:
     # How a run ends
 
     def _read_all(self, run_id: str) -> None:
-        while read_events(self.store, self.store.run(run_id)):
-            pass
+        before = -1
+        while (run := self.store.run(run_id)).read_bytes != before:
+            before = run.read_bytes
+            read_events(self.store, run)
 
     def _conclude(self, run: Run, child: _Child) -> None:
         """Decide what became of a run whose process is gone: its last word counts."""
         last = self.store.last_event(run.id, "status")
         code = child.exit_code()
         if last is not None and last["status"] in FINAL:
-            result = read_json(run.folder / "result.json")
-            self.store.update(
-                run.id, status=last["status"], result=result, pid=0, process="", attempts=0
-            )
+            ended = {"status": last["status"], "pid": 0, "process": "", "attempts": 0}
+            if last["status"] != "failed":
+                ended["result"] = read_json(run.folder / "result.json")
+            self.store.update(run.id, **ended)
         elif code == EXIT_BUSY:
             self._adopt_or_queue(run)
         elif run.want == "stop":
