@@ -269,13 +269,11 @@ class ChatFormat:
                     action="Let it start with a question and take turns.",
                     code="chat.conversation",
                 ) from error
-        ids, labels = self._ids(segments, "start")
-        ends_with_token = bool(ids) and self._ends_with_token(segments[-1].text)
-        return ids, labels, "token" if ends_with_token else "text"
+        return self._ids(segments, "start")
 
     def _answer(self, turn: Turn) -> list[_Segment]:
         """Return the last answer with what leads it in and ends it."""
-        content = replace(self._answer_piece, turn=0).filled([turn])
+        content = self._answer_piece.filled([turn])
         return [_Segment(self._lead, learned=True), content, _Segment(self._end, learned=True)]
 
     def _learn_answer(self) -> None:
@@ -286,7 +284,7 @@ class ChatFormat:
         """
         middle = self._skeleton(("user", "assistant", "user"), prompt=False)
         at = next(i for i, p in enumerate(middle) if p.turn == 1)
-        self._answer_piece = replace(middle[at], learned=True)
+        self._answer_piece = replace(middle[at], turn=0, learned=True)
         after = middle[at + 1].text if middle[at + 1].turn < 0 else ""
         match = self._added.search(after)
         self._end = after[: match.end()] if match else (self.tokenizer.eos_token or "")
@@ -343,27 +341,33 @@ class ChatFormat:
             if tail:
                 yield _Piece(tail, learned=True)
 
-    def _ids(self, segments: Sequence[_Segment], context: Context) -> tuple[list[int], list[int]]:
-        """Return ids and labels; text is cut where learning starts and ends, as in generation."""
+    def _ids(
+        self, segments: Sequence[_Segment], context: Context
+    ) -> tuple[list[int], list[int], Context]:
+        """Return ids, labels and what they end with.
+
+        Text is cut where learning starts and ends, as it is in generation.
+        """
         ids: list[int] = []
         labels: list[int] = []
+        swallows = False  # whether the token before takes the white space after it
         atoms = [atom for s in segments for atom in self._atoms(s)]
-        strip_left = False
         runs = [(k, list(g)) for k, g in groupby(atoms, lambda a: (self._is_token(a), a.learned))]
         for at, ((is_token, learned), run) in enumerate(runs):
+            new: list[int] = []
             if is_token:
                 new = [self._tokens[a.text] for a in run]
-                strip_left, context = self._strips[run[-1].text][1], "token"
-            else:
-                follows = runs[at + 1] if at + 1 < len(runs) else None
-                strip_right = bool(
-                    follows and follows[0][0] and self._strips[follows[1][0].text][0]
-                )
-                new = self._text.ids(_stripped(run, strip_left, strip_right), context)
-                strip_left, context = False, "text"
+                swallows, context = self._strips[run[-1].text][1], "token"
+            elif run := _stripped(run, swallows, self._swallows_before(runs[at + 1 : at + 2])):
+                new = self._text.ids(run, context)
+                swallows, context = False, "text"
             ids += new
             labels += new if learned else [IGNORED] * len(new)
-        return ids, labels
+        return ids, labels, context
+
+    def _swallows_before(self, following: list[tuple[tuple[bool, bool], list[_Segment]]]) -> bool:
+        """Say whether a token follows that takes the white space before it."""
+        return any(k[0] and self._strips[run[0].text][0] for k, run in following)
 
     def _atoms(self, segment: _Segment) -> list[_Segment]:
         """Split template text at its control tokens; typed text has none."""
@@ -374,9 +378,6 @@ class ChatFormat:
 
     def _is_token(self, atom: _Segment) -> bool:
         return not atom.typed and atom.text in self._tokens
-
-    def _ends_with_token(self, text: str) -> bool:
-        return any(text.endswith(token) for token in self._tokens)
 
 
 def _any_of(words: Iterable[str]) -> re.Pattern[str]:

@@ -12,9 +12,7 @@ from core.errors import DataError
 
 @pytest.fixture
 def examples() -> list[Example]:
-    texts = [
-        f"question {word} \u2028 光" for word in ("root", "leaf", "sun", "cell", "bud", "bark")
-    ]
+    texts = [f"question {word} \u2028 光" for word in ("root", "leaf", "sun", "bud", "bark")]
     return [Example.pair(t, f"answer to {t}", f"row {i}") for i, t in enumerate(texts)]
 
 
