@@ -56,8 +56,9 @@ def explain(title: str, log: str, log_path: Path) -> SetupError:
             f"The package index does not have what is needed {doing}.",
             action="Name another one with --index-url URL (STUDIO_TORCH_INDEX_URL for PyTorch).",
         )
+    last = log.strip().rpartition("\n")[2][:200].rstrip(".")
     return SetupError(
-        f"There was an error {doing}.", action=f"Read the end of {log_path}, then start again."
+        f"There was an error {doing}: {last}.", action=f"Read the end of {log_path}, start again."
     )
 
 

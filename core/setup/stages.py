@@ -85,6 +85,5 @@ def stages_to_do(stages: Sequence[Stage], stamp: Mapping[str, str]) -> list[Stag
 
 
 def starter_is_there(state: Path) -> bool:
-    """Whether a model stands in the state folder (a person may have emptied it)."""
-    models = state / "models"
-    return models.is_dir() and any(models.iterdir())
+    """Whether the starter stands in the state folder (a person may have emptied it)."""
+    return (state / "models" / "starter" / "MANIFEST.json").is_file()

@@ -20,6 +20,7 @@ VENV = Path("venv")
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("STUDIO_HOME", str(tmp_path))
     (tmp_path / "models" / "starter").mkdir(parents=True)
+    (tmp_path / "models" / "starter" / "MANIFEST.json").touch()
     return tmp_path
 
 
