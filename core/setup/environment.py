@@ -15,7 +15,7 @@ from core.home import CHECKOUT
 from core.setup.checks import SPACE_BYTES, check_space, check_venv_module, explain
 from core.setup.commands import Settings, torch_build
 from core.setup.errors import SetupError
-from core.setup.stages import Stage, plan_stages, stages_to_do
+from core.setup.stages import Stage, plan_stages
 from core.setup.stamp import NAME, is_whole, python_key, read_stamp, write_stamp
 
 VENV = CHECKOUT / ".venv"
@@ -67,8 +67,8 @@ def ensure_environment(settings: Settings, *, with_tests: bool) -> None:
 
 
 def _to_do(settings: Settings, with_tests: bool) -> list[Stage]:
-    stamp = read_stamp(VENV)
-    return stages_to_do(plan_stages(VENV, settings, stamp, with_tests=with_tests), stamp)
+    stages = plan_stages(VENV, settings, read_stamp(VENV), with_tests=with_tests)
+    return [stage for stage in stages if not stage.done]
 
 
 def make_venv(venv: Path) -> None:

@@ -32,6 +32,7 @@ class Stage:
         title: what the person reads while it runs.
         key: changes when the stage must be done again.
         commands: ways to do it, tried one after another until one succeeds.
+        done: whether it is behind us already.
         packages: how many packages it fetches, for the progress line.
     """
 
@@ -39,6 +40,7 @@ class Stage:
     title: str
     key: str
     commands: Sequence[Command]
+    done: bool = False
     packages: int = 0
 
 
@@ -49,39 +51,40 @@ def plan_stages(
     python, uv = venv_python(venv), shutil.which("uv")
     build = torch_build(settings, stamp)
 
+    def stage(name: str, title: str, key: str, ways: Sequence[Command], packages: int = 0) -> Stage:
+        return Stage(name, title, key, ways, stamp.get(name) == key, packages)
+
     def locked(name: str, title: str) -> Stage:
         lock = REQUIREMENTS / f"{name}.txt"
         # A change of torch's build brings other versions of what torch needs: lock them again.
         key = f"{file_key(lock)} {build}"
         commands = lock_commands(python, lock, settings, uv)
-        return Stage(name, title, key, commands, count_packages(lock))
+        return stage(name, title, key, commands, count_packages(lock))
 
     title = f"Installing PyTorch {TORCH} ({build.upper()} build)"
     ways = torch_commands(python, build, settings, platform.system())
     prepare = (str(python), "-m", "core.models", "prepare", "starter")
+    state = home()
     return [
-        Stage("torch", title, f"{TORCH} {build}", ways),
+        stage("torch", title, f"{TORCH} {build}", ways),
         locked("build", "Installing the build tools"),
         locked("lock", "Installing the locked requirements"),
         *([locked("test", "Installing what the tests need")] if with_tests else []),
         locked("starter", "Fetching the starter model"),
-        Stage("prepared", "Preparing the starter model", str(home()), [prepare]),
+        # Its result lies in the state folder, of which there may be several, so that counts.
+        Stage(
+            "prepared",
+            "Preparing the starter model",
+            str(state),
+            [prepare],
+            done=starter_is_there(state),
+        ),
     ]
 
 
 def count_packages(lock: Path) -> int:
     """Return how many packages a lock names."""
     return len(re.findall(r"^[A-Za-z0-9]", lock.read_text("utf-8"), re.MULTILINE))
-
-
-def stages_to_do(stages: Sequence[Stage], stamp: Mapping[str, str]) -> list[Stage]:
-    """Return the stages that are not done, or were done for something else."""
-    return [
-        stage
-        for stage in stages
-        if stamp.get(stage.name) != stage.key
-        or (stage.name == "prepared" and not starter_is_there(Path(stage.key)))
-    ]
 
 
 def starter_is_there(state: Path) -> bool:
