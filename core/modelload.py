@@ -224,11 +224,7 @@ class DecoderParts:
     def logits(self, hidden: Tensor) -> Tensor:
         """Return logits (..., vocabulary) of hidden states (..., hidden)."""
         scores = nn.functional.linear(hidden, self.head, self.head_bias)
-        if self.divisor != 1.0:
-            scores = scores / self.divisor
-        if self.softcap:
-            scores = torch.tanh(scores / self.softcap) * self.softcap
-        return scores
+        return finished_logits(scores, self.divisor, self.softcap)
 
 
 def decoder_parts(model: PreTrainedModel) -> DecoderParts:
@@ -246,14 +242,45 @@ def decoder_parts(model: PreTrainedModel) -> DecoderParts:
     embedding = model.get_input_embeddings()
     config = model.config
     weight: Any = head.weight
+    divisor, softcap = _logit_shape(config)
     return DecoderParts(
         inner=inner,
         head=weight,
         head_bias=getattr(head, "bias", None),
         tied=bool(config.tie_word_embeddings) or embedding.weight is weight,
-        divisor=float(getattr(config, "logits_scaling", None) or 1.0),
-        softcap=float(getattr(config, "final_logit_softcapping", None) or 0.0),
+        divisor=divisor,
+        softcap=softcap,
     )
+
+
+def hidden_states(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    """Return hidden states (batch, tokens, hidden) after the final norm for ids (batch, tokens)."""
+    inner: Any = model.base_model
+    hidden: Tensor = inner(input_ids=ids, use_cache=False).last_hidden_state
+    return hidden
+
+
+def logits_of(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """Return logits (..., vocabulary) of some hidden states, through the model's own output head.
+
+    Unlike :func:`decoder_parts` it needs no dense head weight: a quantized head stays quantized.
+    """
+    head: Any = output_head(model)
+    return finished_logits(head(hidden), *_logit_shape(model.config))
+
+
+def finished_logits(scores: Tensor, divisor: float, softcap: float) -> Tensor:
+    """Apply what a family does to the head's output: divide (Granite), cap (Gemma)."""
+    if divisor != 1.0:
+        scores = scores / divisor
+    if softcap:
+        scores = torch.tanh(scores / softcap) * softcap
+    return scores
+
+
+def _logit_shape(config: PretrainedConfig) -> tuple[float, float]:
+    divisor = float(getattr(config, "logits_scaling", None) or 1.0)
+    return divisor, float(getattr(config, "final_logit_softcapping", None) or 0.0)
 
 
 # --- tensors ------------------------------------------------------------------------------------
