@@ -1,7 +1,8 @@
 """The other end of :mod:`core.runs.service`: a child that keeps models loaded and answers requests.
 
 One JSON object a line on standard input: ``{"id", "op", ...}``; answers on standard output:
-``{"id", "event": "token" | "progress" | "done" | "error", ...}``. Requests that need the same model
+``{"id", "event": "token" | "progress" | "done" | "error", ...}``, the outcome under ``result`` of
+``done``. Requests that need the same model
 wait for each other in a lane; lanes go side by side, so that both chat panes stream at once.
 """
 
@@ -120,7 +121,7 @@ class Server:
         try:
             if request.cancelled.is_set():
                 raise Stopped("The request was cancelled.", code="cancelled")
-            request.answer("done", **self._operation(request)(request))
+            request.answer("done", result=self._operation(request)(request))
         except Exception as error:  # every request gets an answer, whatever goes wrong
             said = explain(error, self._log)
             request.answer("error", **said.problem.to_json(), **error_document(said))

@@ -193,7 +193,7 @@ class Service:
     def stream(
         self, op: str, *, request_id: str = "", **arguments: Any
     ) -> Iterator[dict[str, Any]]:
-        """Ask, and yield answers until the last, whose event is ``done`` or ``error``.
+        """Ask, and yield answers until the last, whose event is ``done``.
 
         Closing the iterator early cancels the request.
 
@@ -201,15 +201,14 @@ class Service:
             op: the operation.
             request_id: for :meth:`cancel` from another thread; made up if empty.
             arguments: of the operation.
+
+        Raises:
+            ServiceError: the operation failed, or the process ended.
         """
         message = {"id": request_id or secrets.token_hex(8), "op": op, **arguments}
-        try:
-            checked(op, arguments)
-            if len(json.dumps(message)) > LARGEST_REQUEST:
-                raise ConfigError("The request is too large.", code="service.too_large")
-        except ConfigError as error:
-            yield _error_answer(message["id"], error)
-            return
+        checked(op, arguments)
+        if len(json.dumps(message)) > LARGEST_REQUEST:
+            raise ConfigError("The request is too large.", code="service.too_large")
         with self._counted():
             child, answers = self._ask(message)
             yield from self._answers(child, answers, message["id"])
@@ -218,15 +217,14 @@ class Service:
         """Ask and wait.
 
         Returns:
-            The fields of the ``done`` answer.
+            The ``result`` of the ``done`` answer.
 
         Raises:
             ServiceError: the operation failed, or the process ended.
         """
         *_, answer = self.stream(op, **arguments)
-        if answer["event"] == "error":
-            raise ServiceError(answer)
-        return {k: v for k, v in answer.items() if k not in ("id", "event")}
+        result: dict[str, Any] = answer["result"]
+        return result
 
     def cancel(self, request_id: str) -> None:
         """Let a request end early; it still gets its last answer."""
@@ -275,6 +273,8 @@ class Service:
             while not finished:
                 answer = answers.get()
                 finished = answer["event"] in ("done", "error")
+                if answer["event"] == "error":
+                    raise ServiceError(answer)
                 yield answer
         finally:
             with child.lock:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from core.errors import ConfigError
 from core.runs.lock import process_identity
 from core.runs.service import LARGEST_MESSAGE, Service, ServiceError
 
@@ -44,14 +45,14 @@ def gather(service, op, **arguments):
 def test_answers_stream_in_order_and_prints_do_not_disturb_them(service, tmp_path):
     *tokens, done = gather(service, "count", to=4)
     assert [(a["event"], a["text"]) for a in tokens] == [("token", str(n)) for n in range(4)]
-    assert (done["event"], done["stopped"]) == ("done", False)
+    assert (done["event"], done["result"]["stopped"]) == ("done", False)
     assert "a library prints this" in (tmp_path / "service.log").read_text("utf-8")
 
 
 def test_progress_comes_before_the_plan(service):
     *progress, done = gather(service, "plan")
     assert [round(a["share"] * 10) for a in progress] == list(range(10))
-    assert done["feasible"] is True
+    assert done["result"] == {"feasible": True}
 
 
 def test_an_error_arrives_with_its_numbers(service):
@@ -87,7 +88,9 @@ def test_everybody_waiting_hears_of_a_crash(service):
     heard = []
 
     def ask():
-        heard.append(gather(service, "chat", which="base", turns=turns(), to=500, seconds=0.01)[-1])
+        with pytest.raises(ServiceError) as caught:
+            gather(service, "chat", which="base", turns=turns(), to=500, seconds=0.01)
+        heard.append(caught.value.code)
 
     thread = threading.Thread(target=ask)
     thread.start()
@@ -96,7 +99,7 @@ def test_everybody_waiting_hears_of_a_crash(service):
     with pytest.raises(ServiceError):
         service.call("fail", how="exit")
     thread.join(timeout=10)
-    assert heard[0]["event"] == "error"
+    assert heard == ["service.crashed"]
 
 
 def test_the_two_panes_stream_at_once_and_one_pane_takes_turns(service):
@@ -135,21 +138,21 @@ def test_a_request_can_be_cancelled_by_its_number(service):
     )
     next(answers)
     service.cancel("mine")
-    assert list(answers)[-1]["stopped"] is True
+    assert list(answers)[-1]["result"]["stopped"] is True
 
 
 def test_a_cancelled_preview_ends_with_that_word(service):
     answers = service.stream("plan", request_id="mine", tenths=10_000)
     next(answers)
     service.cancel("mine")
-    last = list(answers)[-1]
-    assert (last["event"], last["code"]) == ("error", "cancelled")
+    with pytest.raises(ServiceError, match="cancelled") as caught:
+        list(answers)
+    assert caught.value.code == "cancelled"
 
 
 def test_a_message_that_is_too_long_is_refused_with_the_limit(service):
-    answer = gather(service, "chat", which="base", turns=turns("x" * (LARGEST_MESSAGE + 1)))[0]
-    assert answer["event"] == "error"
-    assert "20001 characters; the limit is 20000" in answer["what"]
+    with pytest.raises(ConfigError, match="20001 characters; the limit is 20000"):
+        gather(service, "chat", which="base", turns=turns("x" * (LARGEST_MESSAGE + 1)))
     assert service.pid == 0  # nothing was started for it
     assert service.call("chat", which="base", turns=turns("x" * LARGEST_MESSAGE)) is not None
 

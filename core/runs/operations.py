@@ -1,0 +1,242 @@
+"""What the engine does besides training, for the command line and for the helper process.
+
+Each function takes plain values and an ``emit``; :data:`OPERATIONS` gives them to
+:mod:`core.runs.serve` under the names that pages ask for:
+
+========  ====================================================================================
+ping      nothing; returns ``pid``
+load      ``which`` and a model (see below): loads it ahead of the first question
+plan      ``config``: returns the plan
+lengths   ``model``, ``data``: tokens of a class
+chat      ``which``, ``turns``, ``temperature``, ``top_p``, ``max_new_tokens``, ``seed``: streams
+evaluate  a model and ``data``, ``questions``, ``max_new_tokens``: returns the marks
+export    ``run``, ``format``, ``out``, ``language``: returns files and what the check found
+========  ====================================================================================
+
+A model is named by ``run`` (a run folder, its base being the run's) or by ``model`` and, for the
+tuned one, ``adapter``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.config import DataConfig, RunConfig
+from core.data.types import Example, Turn
+from core.errors import ConfigError
+from core.events import Emit, PhaseChanged
+from core.runs.residents import Resident, Residents, base_of
+
+if TYPE_CHECKING:
+    from core.runs.serve import Operation, Request
+
+_residents = Residents()
+
+
+def plan(config: RunConfig, emit: Emit) -> dict[str, Any]:
+    """Return the plan of a configuration (``Plan.to_json()``).
+
+    Raises:
+        StudioError: model or data cannot be used.
+    """
+    from core.pipeline import plan_run
+
+    return plan_run(config, emit).to_json()
+
+
+def read_examples(data: DataConfig) -> tuple[Example, ...]:
+    """Return the examples of a file; of a run's frozen data those of its quiz.
+
+    Raises:
+        DataError: nothing in it can be used.
+    """
+    from core.data.frozen import is_frozen, load_frozen
+    from core.data.ingest import read_isolated
+
+    path = Path(data.path)
+    for folder in (path, path / "data"):
+        if is_frozen(folder):
+            return tuple(load_frozen(folder).quiz)
+    result = read_isolated(
+        path,
+        question=data.question,
+        answer=data.answer,
+        sheet=data.sheet,
+        encoding=data.encoding,
+    )
+    return result.examples
+
+
+def lengths(model: str, data: DataConfig, max_length: int) -> dict[str, int]:
+    """Count the tokens of a class, as the model's tokenizer sees it.
+
+    Returns:
+        ``examples``, ``tokens``, ``answer_tokens`` (those that are learned), ``longest`` and
+        ``cut``: how many answers are longer than ``max_length`` allows.
+
+    Raises:
+        StudioError: model or data cannot be used.
+    """
+    from core.data.chat import ChatFormat
+    from core.modelload import load_tokenizer
+    from core.models import ensure_local, resolve
+
+    chat = ChatFormat.of(load_tokenizer(ensure_local(resolve(model))))
+    encoded = [chat.encode(example, max_length) for example in read_examples(data)]
+    return {
+        "examples": len(encoded),
+        "tokens": sum(len(e.ids) for e in encoded),
+        "answer_tokens": sum(sum(label != -100 for label in e.labels) for e in encoded),
+        "longest": max((len(e.ids) for e in encoded), default=0),
+        "cut": sum(e.cut for e in encoded),
+    }
+
+
+def answer(
+    resident: Resident,
+    turns: Sequence[Turn],
+    *,
+    on_text: Callable[[str], None],
+    should_stop: Callable[[], bool],
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Let a model answer a conversation, streaming whole characters to ``on_text``.
+
+    Returns:
+        ``answer``, its ``tokens`` and the ``seconds`` it took.
+    """
+    from core.evaluate import generate
+
+    started = time.monotonic()
+    text = generate.answer(
+        resident.model,
+        resident.tokenizer,
+        resident.chat,
+        turns,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        on_text=on_text,
+        should_stop=should_stop,
+    )
+    tokens = len(resident.tokenizer(text, add_special_tokens=False)["input_ids"])
+    return {"answer": text, "tokens": tokens, "seconds": time.monotonic() - started}
+
+
+def load(model: str, adapter: str, emit: Emit) -> Resident:
+    """Load the tuned model if an adapter (or run folder) is named, otherwise the base.
+
+    Raises:
+        ModelError: it cannot be used.
+    """
+    emit(PhaseChanged("load"))
+    if adapter:
+        return _residents.tuned(Path(adapter))
+    return _residents.base(model, lambda share, text: emit(PhaseChanged("load", share, text)))
+
+
+def evaluate(
+    resident: Resident,
+    examples: Sequence[Example],
+    *,
+    questions: int,
+    max_new_tokens: int,
+    emit: Emit,
+) -> dict[str, Any]:
+    """Return the marks of a model on examples (see :func:`core.evaluate.quiz.mark`)."""
+    from core.evaluate.quiz import mark
+
+    return mark(
+        resident.model,
+        resident.tokenizer,
+        resident.chat,
+        examples,
+        questions=questions,
+        max_new_tokens=max_new_tokens,
+        emit=emit,
+    )
+
+
+# Under the names of the helper process
+
+
+def _named(request: Request) -> Resident:
+    """The model that a request is about."""
+    arguments = request.arguments
+    run = str(arguments.get("run", ""))
+    adapter = str(arguments.get("adapter", "")) or run
+    which = arguments.get("which", "tuned" if adapter else "base")
+    if which not in ("base", "tuned"):
+        raise ConfigError(f"{which!r} is neither base nor tuned.", code="service.which")
+    model = str(arguments.get("model", "")) or (base_of(Path(run)) if run else "starter")
+    return load(model, adapter if which == "tuned" else "", request.emit)
+
+
+def _ping(request: Request) -> dict[str, Any]:
+    return {"pid": os.getpid()}
+
+
+def _load(request: Request) -> dict[str, Any]:
+    _named(request)
+    return {}
+
+
+def _plan(request: Request) -> dict[str, Any]:
+    return plan(RunConfig.from_json(request.arguments["config"]), request.emit)
+
+
+def _data_of(request: Request) -> DataConfig:
+    return RunConfig.from_json({"data": request.arguments["data"]}).data
+
+
+def _lengths(request: Request) -> dict[str, Any]:
+    limit = int(request.arguments.get("max_length", RunConfig().train.max_length))
+    return lengths(request.arguments["model"], _data_of(request), limit)
+
+
+def _chat(request: Request) -> dict[str, Any]:
+    known = {"max_new_tokens": int, "temperature": float, "top_p": float, "seed": int}
+    given = request.arguments
+    sampling: dict[str, Any] = {k: cast(given[k]) for k, cast in known.items() if k in given}
+    turns = [Turn(str(t["role"]), str(t["content"])) for t in given["turns"]]
+    resident = _named(request)
+    with resident.lock:
+        said = answer(
+            resident,
+            turns,
+            on_text=request.text,
+            should_stop=request.cancelled.is_set,
+            **sampling,
+        )
+    return {**said, "stopped": request.cancelled.is_set()}
+
+
+def _evaluate(request: Request) -> dict[str, Any]:
+    quiz = RunConfig().quiz
+    resident = _named(request)
+    with resident.lock:
+        return evaluate(
+            resident,
+            read_examples(_data_of(request)),
+            questions=int(request.arguments.get("questions", quiz.questions)),
+            max_new_tokens=int(request.arguments.get("max_new_tokens", quiz.max_new_tokens)),
+            emit=request.emit,
+        )
+
+
+OPERATIONS: dict[str, Operation] = {
+    "ping": _ping,
+    "load": _load,
+    "plan": _plan,
+    "lengths": _lengths,
+    "chat": _chat,
+    "evaluate": _evaluate,
+}

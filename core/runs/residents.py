@@ -1,0 +1,109 @@
+"""Models kept loaded between requests: the base by itself, and the tuned one as it was trained.
+
+The base is loaded from its own files and never sees an adapter; the tuned model is another object.
+Both stay as long as memory allows, otherwise the one that is not in use makes room.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from core.data.chat import ChatFormat
+from core.models import ensure_local, resolve
+
+_SPARE = 400_000_000  # bytes left free for generating and for other programs
+_BYTES_PER_WEIGHT = 2
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass
+class Resident:
+    """A loaded model with what is needed to talk to it; ``lock`` while it generates."""
+
+    model: Any
+    tokenizer: Any
+    chat: ChatFormat
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+def base_of(run: Path) -> str:
+    """The base model that a run or an adapter was made for.
+
+    Raises:
+        ConfigError: the folder holds no configuration.
+    """
+    from core.config import RunConfig
+
+    return RunConfig.load(run / "config.json").model
+
+
+class Residents:
+    """At most one base and one tuned model."""
+
+    def __init__(self) -> None:
+        """Start with nothing loaded."""
+        self._kept: dict[str, tuple[Any, Resident]] = {}
+        self._loading = threading.Lock()
+
+    def base(self, model: str, progress: Progress) -> Resident:
+        """The base model, without any adapter.
+
+        Raises:
+            ModelError: it cannot be used.
+        """
+        return self._get("base", model, lambda: _load_base(model, progress), _weights(model))
+
+    def tuned(self, adapter: Path) -> Resident:
+        """The tuned model of a run folder or an adapter folder.
+
+        Raises:
+            ModelError: there is none, or it is damaged.
+        """
+        # A run that went on since has another adapter.
+        stamps = sorted(p.stat().st_mtime_ns for p in adapter.rglob("*.safetensors"))
+        key = (str(adapter.resolve()), stamps[-1:])
+        return self._get("tuned", key, lambda: _load_tuned(adapter), 0)
+
+    def _get(self, which: str, key: Any, load: Callable[[], Resident], weights: int) -> Resident:
+        with self._loading:
+            kept = self._kept.get(which)
+            if kept is not None and kept[0] == key:
+                return kept[1]
+            self._drop(which)
+            if weights * _BYTES_PER_WEIGHT + _SPARE > psutil.virtual_memory().available:
+                self._drop(*self._kept)
+            resident = load()
+            self._kept[which] = (key, resident)
+            return resident
+
+    def _drop(self, *names: str) -> None:
+        for name in names:
+            kept = self._kept.get(name)
+            if kept is not None:
+                with kept[1].lock:  # not in the middle of an answer
+                    del self._kept[name]
+
+
+def _weights(model: str) -> int:
+    return resolve(model).parameters
+
+
+def _load_base(model: str, progress: Progress) -> Resident:
+    from core.modelload import load_dense, load_tokenizer
+
+    folder = ensure_local(resolve(model), progress)
+    tokenizer = load_tokenizer(folder)
+    return Resident(load_dense(folder), tokenizer, ChatFormat.of(tokenizer))
+
+
+def _load_tuned(adapter: Path) -> Resident:
+    from core.adapters.store import load_adapted
+
+    return Resident(*load_adapted(adapter))
