@@ -32,9 +32,9 @@ class _AdaptedLinear(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         layer: AdapterLinear,
-        U: Tensor,  # noqa: N803  (letters of the formula)
+        U: Tensor,
         s: Tensor,
-        V: Tensor,  # noqa: N803
+        V: Tensor,
     ) -> Tensor:
         ctx.layer = layer
         ctx.save_for_backward(x, U, s, V)
@@ -50,7 +50,7 @@ class _AdaptedLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         layer: AdapterLinear = ctx.layer
-        x, U, s, V = ctx.saved_tensors  # noqa: N806
+        x, U, s, V = ctx.saved_tensors
         flat, grad = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
         dx = grad @ layer.quantized.dequantize(dy.dtype) if ctx.needs_input_grad[0] else None
         if not s.numel():
@@ -108,7 +108,7 @@ class AdapterLinear(nn.Module):
         """Triplets that take part (m > 0)."""
         return int((self.m > 0).sum())
 
-    def set_triplets(self, U: Tensor, s: Tensor, V: Tensor, m: Tensor | None = None) -> None:  # noqa: N803
+    def set_triplets(self, U: Tensor, s: Tensor, V: Tensor, m: Tensor | None = None) -> None:
         """Replace the adapter by U (o, R), s (R), V (R, i) and, if given, m (R)."""
         device = self.s.device
         self.U = nn.Parameter(U.detach().float().to(device).contiguous())

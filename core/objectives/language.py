@@ -17,8 +17,14 @@ from torch import Tensor
 from core.quant.embedding import row_blocks
 from core.quant.weight import QuantizedWeight
 
-# Memory that the logits of one chunk may take; two tensors of this size live at a time.
-CHUNK_BYTES = 16 * 2**20
+# Memory of the logits of one chunk. Every chunk expands the stored head twice, so that larger chunks
+# are faster; one tensor of this size lives at a time (two with a softcap).
+CHUNK_BYTES = 32 * 2**20
+
+
+def chunk_rows(vocabulary: int) -> int:
+    """Answer tokens whose logits are computed at a time."""
+    return max(1, CHUNK_BYTES // (4 * vocabulary))
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -79,7 +85,7 @@ def answer_loss(
         A scalar that carries gradients to ``hidden``. NaN if no target is learned.
     """
     learned = targets != -100
-    chunk = max(1, CHUNK_BYTES // (4 * table.out_features))
+    chunk = chunk_rows(table.out_features)
     loss: Tensor = _ChunkedLoss.apply(
         hidden[learned], table, bias, targets[learned], scale, softcap, chunk
     )
@@ -99,7 +105,7 @@ def answer_losses(
     """Negative log-likelihood (N,) of every learned target, without gradients."""
     learned = targets != -100
     h, y = hidden[learned], targets[learned]
-    chunk = max(1, CHUNK_BYTES // (4 * table.out_features))
+    chunk = chunk_rows(table.out_features)
     parts = []
     for a in range(0, len(y), chunk):
         logits = _logits(h[a : a + chunk], table, bias, scale, softcap)

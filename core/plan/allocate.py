@@ -129,9 +129,7 @@ def _dual(cost: Floats, size: Floats, budget: float, multiplier: float) -> float
     return float((cost + multiplier * size).min(1).sum() - multiplier * budget)
 
 
-def _fill(
-    cost: Floats, size: Floats, budget: float, picks: NDArray[np.intp]
-) -> NDArray[np.intp]:
+def _fill(cost: Floats, size: Floats, budget: float, picks: NDArray[np.intp]) -> NDArray[np.intp]:
     """Spend what is left on the upgrade that wins most per byte, until none fits."""
     rows = np.arange(len(cost))
     left = budget - size[rows, picks].sum()

@@ -257,9 +257,7 @@ class _Pricer:
         if self.codebook == "nf4":
             return {4: QuantizedWeight.from_dense(weight, Scheme(4, self.group, "nf4"))}
         rounded = round_with_feedback(weight, shared.gram, self.widths, self.group)
-        return {
-            b: r.stored(Scheme(b, self.group), weight.shape[1]) for b, r in rounded.items()
-        }
+        return {b: r.stored(Scheme(b, self.group), weight.shape[1]) for b, r in rounded.items()}
 
     def _nearest_cost(
         self, weight: Tensor, shared: _Shared, sensitivity: Tensor, unit: float

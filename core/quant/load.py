@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import init_empty_weights
@@ -24,7 +24,7 @@ from core.quant.embedding import QuantizedEmbedding, QuantizedHead
 from core.quant.schemes import Scheme
 from core.quant.weight import QuantizedWeight
 
-# Makes the module that stands for one linear layer: (name, read, bias, transposed); ``read()`` gives
+# Makes the module that stands for one linear layer: (name, read, bias, transposed). ``read()`` gives
 # the weight (o, i) from disk, so that what is not needed is never read.
 Store = Callable[[str, Callable[[], Tensor], Tensor | None, bool], nn.Module]
 
@@ -38,6 +38,18 @@ def compute_dtype(device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     capable = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if capable else torch.float32
+
+
+class Tensors(Protocol):
+    """Tensors by parameter name."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return a tensor."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return its shape without reading it."""
+        ...
 
 
 @dataclass
@@ -93,17 +105,38 @@ class LanguageModel:
             elif not on and k in self._checkpointed:
                 block.forward = self._checkpointed.pop(k)
 
+    def shorten(self, blocks: int) -> Callable[[], None]:
+        """Run only the first ``blocks`` blocks until the returned function is called."""
+        config, all_blocks = self.model.config, self.blocks
+        prefix, found = modelload.decoder_blocks(self.model)
+        put(self.model, prefix, nn.ModuleList(list(found)[:blocks]))
+        config.num_hidden_layers, self.blocks = blocks, all_blocks[:blocks]
+
+        def undo() -> None:
+            put(self.model, prefix, found)
+            config.num_hidden_layers, self.blocks = len(all_blocks), all_blocks
+
+        return undo
+
     def _head(self) -> dict[str, Any]:
         return {"bias": self.head_bias, "scale": self.scale, "softcap": self.softcap}
 
 
-def skeleton(path: Path) -> Any:
+def skeleton(path: Path, blocks: int | None = None) -> Any:
     """The model without weights, but with its computed buffers (rotary frequencies) in place.
+
+    Args:
+        path: a local model folder.
+        blocks: only its first blocks, for measurements.
 
     Raises:
         ModelError: if the configuration is not usable.
     """
     config = modelload.load_config(path)
+    if blocks is not None:
+        config.num_hidden_layers = min(blocks, config.num_hidden_layers)
+        if getattr(config, "layer_types", None):
+            config.layer_types = list(config.layer_types)[:blocks]
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(
             config, dtype=torch.float32, trust_remote_code=False
@@ -119,9 +152,7 @@ def shifted(labels: Tensor) -> Tensor:
 def _recomputed(forward: Any) -> Any:
     def run(*args: Any, **kwargs: Any) -> Any:
         # Nothing in a block is random (dropout is off), so no generator state needs keeping.
-        return checkpoint(
-            forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs
-        )
+        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
     return run
 
@@ -148,10 +179,34 @@ def build(
     Raises:
         ModelError: if a weight is missing or damaged.
     """
-    device = device or torch.device("cpu")
-    dtype = dtype or compute_dtype(device)
     model = skeleton(path)
     weights = modelload.Weights(path, model)
+    place = device or torch.device("cpu")
+    scheme = Scheme(embedding_bits)
+    return assemble(
+        model,
+        weights,
+        store,
+        table=lambda name: table_of(weights, name, scheme, place),
+        device=place,
+        dtype=dtype,
+        on_linear=on_linear,
+    )
+
+
+def assemble(
+    model: Any,
+    weights: Tensors,
+    store: Store,
+    *,
+    table: Callable[[str], QuantizedWeight],
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    on_linear: Callable[[int, int], None] = lambda done, total: None,
+) -> LanguageModel:
+    """Fill an empty ``model`` from ``weights``; ``table`` makes a stored embedding by name."""
+    device = device or torch.device("cpu")
+    dtype = dtype or compute_dtype(device)
     targets = modelload.linear_targets(model)
     parts = modelload.decoder_parts(model)
     _, blocks = modelload.decoder_blocks(model)
@@ -161,9 +216,7 @@ def build(
         read = _reader(weights, f"{name}.weight", device, transposed)
         put(model, name, store(name, read, bias, transposed))
         on_linear(k + 1, len(targets))
-    head, head_bias = _place_embeddings(
-        model, weights, embedding_bits, device, dtype, tied=parts.tied
-    )
+    head, head_bias = _place_embeddings(model, weights, table, parts.tied, (device, dtype))
     _materialise_rest(model, weights, device, dtype)
     model.eval().requires_grad_(False)
     for layer in model.modules():
@@ -184,7 +237,7 @@ def build(
 
 
 def _reader(
-    weights: modelload.Weights, key: str, device: torch.device, transposed: bool
+    weights: Tensors, key: str, device: torch.device, transposed: bool
 ) -> Callable[[], Tensor]:
     def read() -> Tensor:
         weight = weights[key].to(device)
@@ -211,41 +264,39 @@ def name_of(model: nn.Module, module: nn.Module) -> str:
 
 def _place_embeddings(
     model: Any,
-    weights: modelload.Weights,
-    bits: int,
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
+    weights: Tensors,
+    table: Callable[[str], QuantizedWeight],
     tied: bool,
+    place: tuple[torch.device, torch.dtype],
 ) -> tuple[QuantizedWeight, Tensor | None]:
     """Replace embedding and output head; they share one table where they are tied."""
-    scheme = Scheme(bits)
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     embedding_name, head_name = name_of(model, embedding), name_of(model, head)
-    table = _table(weights[f"{embedding_name}.weight"], scheme, device)
-    out = table if tied else _table(weights[f"{head_name}.weight"], scheme, device)
-    bias = weights[f"{head_name}.bias"].to(device, dtype) if has_bias(head) else None
-    put(model, embedding_name, QuantizedEmbedding(table, embedding, dtype))
+    stored = table(f"{embedding_name}.weight")
+    out = stored if tied else table(f"{head_name}.weight")
+    bias = weights[f"{head_name}.bias"].to(*place) if has_bias(head) else None
+    put(model, embedding_name, QuantizedEmbedding(stored, embedding, place[1]))
     put(model, head_name, QuantizedHead(out, bias))
     return out, bias
 
 
-def _table(weight: Tensor, scheme: Scheme, device: torch.device) -> QuantizedWeight:
-    """Store a large table in blocks of rows, so that no fp32 copy of all of it exists."""
-    if scheme.bits == 16:
-        return QuantizedWeight.from_dense(weight.to(device), scheme)
+def table_of(
+    weights: modelload.Weights, name: str, scheme: Scheme, device: torch.device
+) -> QuantizedWeight:
+    """Store a table (v, d) in blocks of rows, so that no second copy of all of it exists."""
+    rows, _ = weights.shape(name)
     parts = [
-        QuantizedWeight.from_dense(weight[a : a + 8192].to(device), scheme)
-        for a in range(0, weight.shape[0], 8192)
+        QuantizedWeight.from_dense(weights.rows(name, a, a + 8192).to(device), scheme)
+        for a in range(0, rows, 8192)
     ]
-    whole = QuantizedWeight(scheme, *weight.shape)
-    for key, _ in parts[0].named_buffers():
-        whole.register_buffer(key, torch.cat([p.get_buffer(key) for p in parts]))
+    whole = QuantizedWeight(scheme, *weights.shape(name))
+    for key, _ in list(parts[0].named_buffers()):
+        whole.register_buffer(key, torch.cat([p._buffers.pop(key) for p in parts]))
     return whole
 
 
 def _materialise_rest(
-    model: nn.Module, weights: modelload.Weights, device: torch.device, dtype: torch.dtype
+    model: nn.Module, weights: Tensors, device: torch.device, dtype: torch.dtype
 ) -> None:
     """Read norms, biases and position tables; move computed buffers to the device."""
     for name, parameter in list(model.named_parameters()):

@@ -1,0 +1,218 @@
+"""Bytes of one training step: measured on two and three blocks, extended to all of them.
+
+Weights, adapters, gradients and moments are counted exactly. Activations depend on the architecture
+in ways that are tedious to list and easy to get wrong, so they are measured: the model is built
+with two and with three of its blocks (empty codes, no weights read), one step is run, and every
+tensor that lives is counted. The difference of the two is one block, from which all follow.
+
+Letters: T tokens of one forward pass, L blocks.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from core import modelload
+from core.adapters.lora import AdapterLinear
+from core.home import cache_folder
+from core.objectives.language import chunk_rows
+from core.quant.load import LanguageModel, assemble, skeleton
+from core.quant.schemes import Scheme
+from core.quant.weight import QuantizedWeight
+
+PROBE_TOKENS = (64, 192)
+PROBE_LEARNED = 32  # answer tokens, few: the logits of a full chunk are counted exactly
+PROBE_RANK = 12
+VERSION = 6
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all storages made while it is active, and their peak.
+
+    It sees what tensors hold, not scratch memory inside a kernel.
+    """
+
+    def __init__(self) -> None:
+        """Start at zero; tensors made before do not count."""
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation and count the storages of its results."""
+        # What an operation is given and was not made here (weights, codes) does not count, nor does a
+        # view of it.
+        torch.utils._pytree.tree_map_only(Tensor, self._foreign, (args, kwargs))
+        result = func(*args, **(kwargs or {}))
+        torch.utils._pytree.tree_map_only(Tensor, self._see, result)
+        return result
+
+    def _foreign(self, tensor: Tensor) -> None:
+        self._note(tensor.untyped_storage(), 0)
+
+    def _see(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        self._note(storage, storage.nbytes())
+
+    def _note(self, storage: torch.UntypedStorage, size: int) -> None:
+        key = storage._cdata
+        if key in self._known:
+            return
+        self._known.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+# The two moments at which a step may hold most: while the loss is computed (everything kept for the
+# backward pass, and a chunk of logits), and in the backward pass of a block.
+MOMENTS = ("loss", "backward")
+
+
+@dataclass(frozen=True)
+class StepBytes:
+    """Bytes that a step holds beside weights, adapters, gradients and moments.
+
+    ``lines["loss on"] = [f, t, bf, bt]``: with checkpointing on, while the loss is computed, a step
+    of T tokens holds f + t * T outside of the blocks and bf + bt * T in each of them.
+    """
+
+    layers: int
+    lines: dict[str, list[float]]
+
+    def at(self, tokens: int, checkpointing: str) -> int:
+        """Peak bytes of a step of ``tokens`` (T) with checkpointing ``on`` or ``off``."""
+        held = []
+        for moment in MOMENTS:
+            f, t, bf, bt = self.lines[f"{moment} {checkpointing}"]
+            held.append(f + t * tokens + self.layers * (bf + bt * tokens))
+        return int(max(held))
+
+
+def step_bytes(path: Path) -> StepBytes:
+    """Measure (or recall) the step of the model at ``path``; a few seconds the first time."""
+    config = (path / "config.json").read_bytes()
+    key = hashlib.sha256(config + f"{VERSION} {torch.__version__}".encode()).hexdigest()[:24]
+    kept = cache_folder() / f"step-{key}.json"
+    try:
+        return StepBytes(**json.loads(kept.read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        pass
+    measured = _measure(path)
+    kept.write_text(json.dumps(asdict(measured)), "utf-8")
+    return measured
+
+
+def _measure(path: Path) -> StepBytes:
+    layers = int(modelload.load_config(path).num_hidden_layers)
+    many = probe_model(path, 3)
+    few = len(many.blocks) - 1 or 1
+    lines: dict[str, list[float]] = {}
+    for switch in ("on", "off"):
+        many.set_checkpointing(switch == "on")
+        full = {t: _peaks(many, t) for t in PROBE_TOKENS}
+        held = many.shorten(few)
+        short = {t: _peaks(many, t) for t in PROBE_TOKENS}
+        held()
+        blocks = len(many.blocks)
+        for k, moment in enumerate(MOMENTS):
+            f3, t3 = _line({t: full[t][k] for t in PROBE_TOKENS})
+            f2, t2 = _line({t: short[t][k] for t in PROBE_TOKENS})
+            bf, bt = (f3 - f2) / max(1, blocks - few), (t3 - t2) / max(1, blocks - few)
+            lines[f"{moment} {switch}"] = [f3 - blocks * bf, t3 - blocks * bt, bf, bt]
+        lines[f"loss {switch}"][0] += _full_chunk(many)
+    return StepBytes(layers, lines)
+
+
+def _full_chunk(model: LanguageModel) -> float:
+    """What a full chunk of logits holds beyond the few rows of the probe."""
+    vocabulary = model.head.out_features
+    rows = max(0, chunk_rows(vocabulary) - PROBE_LEARNED)
+    return float(rows * vocabulary * 4 * (2 if model.softcap else 1))
+
+
+def _line(points: Mapping[int, float]) -> tuple[float, float]:
+    """Intercept and slope through two points."""
+    (a, fa), (b, fb) = sorted(points.items())
+    slope = (fb - fa) / (b - a)
+    return fa - slope * a, slope
+
+
+def _peaks(model: LanguageModel, tokens: int) -> tuple[float, float]:
+    """Live bytes at the two moments, gradients not counted."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, model.head.out_features, (tokens,), generator=generator)
+    half = tokens // 2  # two examples in a row, so that the mask of a packed row counts
+    positions = torch.cat([torch.arange(half), torch.arange(tokens - half)])
+    for p in model.model.parameters():
+        p.grad = None
+    gc.collect()
+    labels = torch.full_like(ids, -100)
+    labels[: PROBE_LEARNED + 1] = ids[: PROBE_LEARNED + 1]
+    with LiveBytes() as live:
+        loss = model.loss(ids, positions, labels)
+        forward, live.peak = live.peak, live.now
+        loss.backward()
+    gradients = sum(p.grad.nbytes for p in model.model.parameters() if p.grad is not None)
+    return float(forward), float(live.peak - gradients)
+
+
+def probe_model(path: Path, blocks: int) -> LanguageModel:
+    """The model with its first ``blocks`` blocks and empty weights."""
+    model = skeleton(path, blocks)
+
+    def store(
+        name: str, read: Callable[[], Tensor], bias: Tensor | None, transposed: bool
+    ) -> nn.Module:
+        o, i = modelload.linear_shape(model.get_submodule(name))
+        layer = AdapterLinear(_empty(o, i, 4), bias, transposed=transposed)
+        layer.set_triplets(
+            torch.zeros(o, PROBE_RANK), torch.ones(PROBE_RANK), torch.zeros(PROBE_RANK, i)
+        )
+        return layer
+
+    zeros = _Zeros(model)
+    o, i = (int(n) for n in model.get_input_embeddings().weight.shape)
+    return assemble(model, zeros, store, table=lambda name: _empty(o, i, 8))
+
+
+def _empty(out_features: int, in_features: int, bits: int) -> QuantizedWeight:
+    """A stored weight of zeros, made without a dense one."""
+    scheme = Scheme(bits)
+    stored = QuantizedWeight(scheme, out_features, in_features)
+    groups = out_features * stored.padded // scheme.group
+    stored.register_buffer(
+        "codes", torch.zeros(groups, scheme.group * bits // 8, dtype=torch.uint8)
+    )
+    stored.register_buffer("scale", torch.full((groups,), 1e-3, dtype=torch.float16))
+    stored.register_buffer("zero", torch.zeros(groups, dtype=torch.uint8))
+    return stored
+
+
+class _Zeros:
+    """Stands for the weights of a model whose memory, not whose answers, are of interest."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._shapes = {n: tuple(p.shape) for n, p in model.named_parameters()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return torch.zeros(self._shapes[name])
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a parameter."""
+        return self._shapes[name]

@@ -1,0 +1,315 @@
+"""From a budget to a plan: bits and ranks of every layer, tokens of a pass, recomputation.
+
+Order of preference when memory is short: first activations are recomputed and passes made smaller
+(this costs time, not quality), then the embedding table goes to 8 bits (nearly lossless), then bits
+and ranks of the layers give way, the least sensitive first. Frozen weights keep about four bits as
+long as time can pay for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from core.config import MB, RunConfig
+from core.plan.allocate import TRAINED_BYTES, Floats, Solution, solve_two
+from core.plan.memory import StepBytes
+from core.plan.profile import RANKS, Price
+from core.plan.types import LinearPlan, Plan
+from core.quant.schemes import Scheme
+
+# The prediction may miss by a little (allocator, scratch memory of kernels); the budget may not be
+# passed. So a plan may use this part of it.
+SHARE = 0.97
+COMFORT_BITS = 4.0  # below this mean, spend time instead of bits
+OVERSHOOT = 1.5  # ranks begin at this multiple of their target and are pruned to it
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a plan depends on besides the budget. Bytes and tokens.
+
+    Attributes:
+        process: resident bytes of a training process that holds nothing.
+        fixed: norms, biases, position tables.
+        tables: shapes of embedding and head tables (one where tied).
+        longest: tokens of the longest example.
+        profile_peak: bytes that measuring the layers holds beside process and tables.
+    """
+
+    prices: list[Price]
+    step: StepBytes
+    process: int
+    fixed: int
+    tables: list[tuple[int, int]]
+    longest: int
+    profile_peak: int
+    model: str
+    data_sha256: str
+    limit: int = 0  # what the machine has; 0: unknown
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """How a step runs: checkpointing, tokens of a pass, bits of the tables, part of the ranks."""
+
+    checkpointing: str
+    tokens: int
+    table_bits: int
+    rank_share: float
+
+
+def make_plan(config: RunConfig, situation: Situation) -> Plan:
+    """Return the best plan under ``config.budget_bytes``, or the smallest one, not feasible.
+
+    A budget of 0 means no limit.
+    """
+    table = _Table(config, situation)
+    budget = config.budget_bytes or 10**15
+    best: tuple[_Setting, Solution] | None = None
+    for setting in _settings(config, situation):
+        solution = table.solve(setting, budget)
+        if solution is None:
+            continue
+        if best is None or table.mean_bits(solution) > table.mean_bits(best[1]) + 0.05:
+            best = (setting, solution)
+        if table.mean_bits(best[1]) >= COMFORT_BITS:
+            break
+    minimum = table.minimum()
+    if best is not None and table.peak(*best) <= budget:
+        return table.plan(*best, minimum, feasible=True)
+    smallest = table.smallest()
+    plan = table.plan(*smallest, minimum, feasible=False)
+    return replace(plan, **_suggestion(config, situation, minimum))
+
+
+def _settings(config: RunConfig, situation: Situation) -> Iterator[_Setting]:
+    """From fast to frugal."""
+    passes = _pass_sizes(config, situation)
+    switches = {"on": ["on"], "off": ["off"]}.get(config.train.checkpointing, ["off", "on"])
+    for bits, share in ((16, 1.0), (8, 1.0), (8, 0.5), (8, 0.25)):
+        for switch in switches:
+            for tokens in passes:
+                yield _Setting(switch, tokens, bits, share)
+
+
+def _pass_sizes(config: RunConfig, situation: Situation) -> list[int]:
+    """Tokens of one forward pass, large to small; never less than the longest example."""
+    if config.train.micro_batch_tokens:
+        return [max(config.train.micro_batch_tokens, situation.longest)]
+    sizes, tokens = [], max(config.train.tokens_per_step, situation.longest)
+    while tokens > situation.longest:
+        sizes.append(tokens)
+        tokens //= 2
+    return [*sizes, situation.longest]
+
+
+class _Table:
+    """Costs and bytes of every layer's choices, and the sums of a whole plan."""
+
+    def __init__(self, config: RunConfig, situation: Situation) -> None:
+        self.config, self.situation = config, situation
+        self.choices = _choices(config, situation.prices)
+        prices = situation.prices
+        shape = (len(prices), len(self.choices))
+        self.cost, self.weight, self.trained = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        for row, p in enumerate(prices):
+            for column, (bits, rank) in enumerate(self.choices):
+                self.cost[row, column] = p.cost[bits][RANKS.index(rank)]
+                self.weight[row, column] = _scheme(config, bits).stored_bytes(
+                    p.out_features, p.in_features
+                )
+                # the mask and the scores of a triplet: a few numbers beside U, s and V
+                per_rank = TRAINED_BYTES * (p.out_features + p.in_features + 1) + 24
+                self.trained[row, column] = per_rank * rank
+        self.objective = self.cost - self._plasticity()
+        start = OVERSHOOT if config.adapter.dynamic and not config.adapter.uniform else 1.0
+        self.adapter_budget = start * sum(
+            TRAINED_BYTES * config.adapter.rank * (p.out_features + p.in_features + 1)
+            for p in prices
+        )
+
+    def _plasticity(self) -> Floats:
+        """Kappa * P(r): worth of a rank for learning, on the scale of the costs.
+
+        kappa makes the sum of P at rank 8 equal to the sum of costs at the middle width, so that
+        both halves of the objective weigh alike (our interpretation).
+        """
+        prices = self.situation.prices
+        middle = sorted(prices[0].cost)[len(prices[0].cost) // 2]
+        costs = sum(p.cost[4 if 4 in p.cost else middle][0] for p in prices)
+        gains = sum(p.gain[RANKS.index(8)] for p in prices)
+        kappa = costs / gains if gains > 0 else 0.0
+        return np.array([[kappa * p.gain[RANKS.index(r)] for _, r in self.choices] for p in prices])
+
+    def constant(self, setting: _Setting) -> float:
+        """Predicted bytes of all that the layers' choices do not change."""
+        return sum(v for k, v in self._parts(setting).items() if k != "reserve")
+
+    def _parts(self, setting: _Setting) -> dict[str, int]:
+        s = self.situation
+        tables = sum(Scheme(setting.table_bits).stored_bytes(*shape) for shape in s.tables)
+        return {
+            "process": s.process,
+            "embeddings": tables + s.fixed,
+            "activations": s.step.at(setting.tokens, setting.checkpointing),
+        }
+
+    def solve(self, setting: _Setting, budget: float) -> Solution | None:
+        """Best choices under the budget, or None."""
+        room = budget * SHARE - self.constant(setting)
+        adapter = self.adapter_budget * setting.rank_share
+        if room <= 0 or self._profile_peak(setting) > budget * SHARE:
+            return None
+        return solve_two(self.objective, self.weight + self.trained, self.trained, room, adapter)
+
+    def _profile_peak(self, setting: _Setting) -> float:
+        parts = self._parts(setting)
+        return parts["process"] + parts["embeddings"] + self.situation.profile_peak
+
+    def mean_bits(self, solution: Solution) -> float:
+        """Mean bits of a weight."""
+        sizes = np.array([p.out_features * p.in_features for p in self.situation.prices])
+        bits = np.array([self.choices[k][0] for k in solution.picks])
+        return float((sizes * bits).sum() / sizes.sum())
+
+    def sums(self, setting: _Setting, solution: Solution) -> dict[str, int]:
+        """Predicted bytes at the peak, by part."""
+        rows = np.arange(len(solution.picks))
+        trained = float(self.trained[rows, solution.picks].sum())
+        parts = self._parts(setting)
+        parts["weights"] = int(self.weight[rows, solution.picks].sum())
+        parts["adapters"] = parts["gradients"] = int(trained / 4)
+        parts["optimizer"] = int(trained) - 2 * int(trained / 4)
+        return parts
+
+    def peak(self, setting: _Setting, solution: Solution) -> int:
+        """Predicted high-water mark of the whole run."""
+        return int(max(sum(self.sums(setting, solution).values()), self._profile_peak(setting)))
+
+    def smallest(self) -> tuple[_Setting, Solution]:
+        """The plan with the fewest bytes that can still learn."""
+        *_, setting = _settings(self.config, self.situation)
+        size = self.weight + self.trained
+        rank = min((r for _, r in self.choices if r > 0), default=0)
+        able = [k for k, (_, r) in enumerate(self.choices) if r == rank]
+        picks = [able[int(size[row, able].argmin())] for row in range(len(size))]
+        total = float(size[np.arange(len(size)), picks].sum())
+        return setting, Solution(picks, 0.0, total, 0.0)
+
+    def minimum(self) -> int:
+        """The smallest budget for which a plan exists, in whole megabytes."""
+        peak = self.peak(*self.smallest()) / SHARE
+        return int(-(-peak // MB) * MB)
+
+    def plan(self, setting: _Setting, solution: Solution, minimum: int, *, feasible: bool) -> Plan:
+        """Write the choices out."""
+        s, config = self.situation, self.config
+        linears = [self._linear(row, solution) for row in range(len(s.prices))]
+        ranks = [x.rank for x in linears]
+        return Plan(
+            feasible=feasible,
+            budget_bytes=config.budget_bytes,
+            minimum_budget_bytes=minimum,
+            predicted_peak_bytes=self.peak(setting, solution),
+            parts=self.sums(setting, solution),
+            linears=linears,
+            micro_batch=setting.tokens,
+            accumulation=max(1, -(-config.train.tokens_per_step // setting.tokens)),
+            packing=True,
+            checkpointing=setting.checkpointing,
+            embedding_bits=setting.table_bits,
+            average_bits=round(self.mean_bits(solution), 3),
+            average_rank=round(sum(ranks) / len(ranks), 2),
+            method=config.method,
+            scheme=config.quant.scheme,
+            model=s.model,
+            data_sha256=s.data_sha256,
+            dual_gap=solution.gap,
+        )
+
+    def _linear(self, row: int, solution: Solution) -> LinearPlan:
+        p = self.situation.prices[row]
+        bits, rank = self.choices[solution.picks[row]]
+        dynamic = self.config.adapter.dynamic and not self.config.adapter.uniform
+        code, values, why = self._why(row, bits, rank)
+        stored = self.weight[row, solution.picks[row]] + self.trained[row, solution.picks[row]] / 4
+        return LinearPlan(
+            name=p.name,
+            layer=next((int(x) for x in p.name.split(".") if x.isdecimal()), -1),
+            module=p.name.rpartition(".")[2],
+            bits=bits,
+            rank=rank,
+            target_rank=round(rank / OVERSHOOT) if dynamic else rank,
+            bytes=int(stored),
+            why=why,
+            error=float(p.cost[bits][RANKS.index(rank)]),
+            out_features=p.out_features,
+            in_features=p.in_features,
+            why_code=code,
+            why_values=values,
+        )
+
+    def _why(self, row: int, bits: int, rank: int) -> tuple[str, dict[str, str], str]:
+        """One sentence: how sensitive the layer is, and what the next lower width would cost."""
+        p = self.situation.prices[row]
+        order = sorted(q.cost[min(q.cost)][0] for q in self.situation.prices)
+        place = order.index(p.cost[min(p.cost)][0]) / max(1, len(order) - 1)
+        level = "high" if place > 0.75 else "low" if place < 0.25 else "middle"
+        k = RANKS.index(rank)
+        lower = max((b for b, _ in self.choices if b < bits), default=0)
+        extra = p.cost[lower][k] - p.cost[bits][k] if lower else 0.0
+        values = {
+            "bits": str(bits),
+            "rank": str(rank),
+            "lower": str(lower),
+            "extra": f"{extra:.4f}",
+        }
+        words = {
+            "high": "Answers depend strongly on this layer",
+            "middle": "Answers depend on this layer as on most",
+            "low": "Answers hardly depend on this layer",
+        }
+        next_lower = f"; {lower} bits would cost {extra:.4f} nats a token more" if lower else ""
+        sentence = f"{words[level]}: {bits} bits, rank {rank}{next_lower}."
+        return f"plan.why.{level}" + ("" if lower else ".lowest"), values, sentence
+
+
+def _choices(config: RunConfig, prices: list[Price]) -> list[tuple[int, int]]:
+    """(bits, rank) that a layer may take."""
+    offered = sorted(set.intersection(*(set(p.cost) for p in prices)))
+    widths = [config.quant.bits] if config.quant.bits else offered
+    if config.quant.scheme in ("nf4", "bnb-nf4"):
+        widths = [4]
+    if config.quant.scheme == "bnb-int8":
+        widths = [8]
+    if config.adapter.uniform:
+        rank = min(RANKS[1:], key=lambda r: abs(r - config.adapter.rank))
+        return [(b, rank) for b in widths]
+    return [(b, r) for b in widths for r in RANKS]
+
+
+def _scheme(config: RunConfig, bits: int) -> Scheme:
+    nf4 = bits == 4 and config.quant.scheme in ("nf4", "bnb-nf4")
+    return Scheme(bits, config.quant.group, "nf4" if nf4 else "affine")
+
+
+def _suggestion(config: RunConfig, situation: Situation, minimum: int) -> dict[str, Any]:
+    """The smallest change that fits: shorter examples if that is enough, else a larger budget."""
+    for length in (256, 128, 64, 32):
+        if length >= situation.longest:
+            continue
+        shorter = _Table(config, replace(situation, longest=length)).minimum()
+        if shorter <= config.budget_bytes:
+            return {
+                "suggestion": f"Cut the examples at {length} tokens, or raise the budget to "
+                f"{minimum / MB:.0f} MB.",
+                "suggestion_values": {"max_length": str(length), "minimum": str(minimum)},
+            }
+    return {
+        "suggestion": f"Raise the budget to {minimum / MB:.0f} MB.",
+        "suggestion_values": {"minimum": str(minimum)},
+    }

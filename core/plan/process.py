@@ -1,0 +1,77 @@
+"""What the operating system says a process holds. Bytes throughout.
+
+On a CPU the budget is the resident memory of the training process, libraries included; the peak is
+the high-water mark of the same figure, kept by the kernel, so nothing that was ever touched can
+hide from it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from core.home import CHECKOUT, cache_folder
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process now."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_bytes() -> int:
+    """High-water mark of this process's resident memory."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    # Kilobytes on Linux, bytes on macOS. On Linux only as a fallback: it survives exec and so would
+    # report the parent's peak.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
+
+
+def return_free_memory() -> None:
+    """Ask the C library to give freed pages back to the system (glibc only)."""
+    if sys.platform == "linux":
+        try:
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        except (OSError, AttributeError):
+            return
+
+
+def idle_process_bytes() -> int:
+    """Resident memory of a training process before it holds anything, libraries included.
+
+    Measured once in a child and kept per set of library versions, because a plan may be made in a
+    process that holds other things.
+    """
+    import torch
+    import transformers
+
+    key = f"{sys.version_info[:3]} {torch.__version__} {transformers.__version__}"
+    kept = cache_folder() / "process.json"
+    try:
+        known = json.loads(kept.read_text("utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    if key not in known:
+        done = subprocess.run(
+            [sys.executable, "-m", "core.plan.idle"],
+            capture_output=True,
+            check=True,
+            text=True,
+            cwd=CHECKOUT,
+        )
+        known[key] = int(done.stdout.split()[-1])
+        kept.write_text(json.dumps(known), "utf-8")
+    return int(known[key])
