@@ -72,3 +72,40 @@ def read_wish(folder: Path) -> str:
     except (OSError, ValueError):
         return "run"
     return wish if wish in WISHES else "run"
+
+
+def read_events_from(
+    path: Path, offset: int, most: int = 1 << 20
+) -> tuple[list[dict[str, Any]], int]:
+    """Read whole lines of an ``events.jsonl``.
+
+    A last line without its end is left for the next time; a line that is no JSON object (the
+    child was killed in the middle of it) is passed over.
+
+    Args:
+        path: the file; it need not exist yet.
+        offset: bytes already read.
+        most: read at most so many bytes; 0: all there are.
+
+    Returns:
+        The events and the new offset.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            block = file.read(most or -1)
+            if most and len(block) == most:
+                block += file.readline()  # a line longer than a block must not block the reader
+    except FileNotFoundError:
+        return [], offset
+    whole = block[: block.rfind(b"\n") + 1]
+    events = [event for line in whole.splitlines() if (event := _parse(line)) is not None]
+    return events, offset + len(whole)
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "kind" in event else None

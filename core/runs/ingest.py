@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from core.runs.folder import LOCK_FILE, read_json
+from core.runs.folder import EVENTS_FILE, LOCK_FILE, read_events_from, read_json
 from core.runs.lock import FileLock
 
 if TYPE_CHECKING:
@@ -18,29 +17,16 @@ FINAL = ("paused", "stopped", "done", "failed")
 def read_events(store: Store, run: Run, *, most: int = 1 << 20) -> list[dict[str, Any]]:
     """Move whole lines of a run's ``events.jsonl`` into the store and return them.
 
-    A last line without its end is left for the next time; a line that is no JSON object (the
-    child was killed in the middle of it) is passed over.
-
     Args:
         store: where they go, together with how far was read, in one transaction.
         run: whose events.
         most: read at most so many bytes; 0: all there are.
     """
-    try:
-        with (run.folder / "events.jsonl").open("rb") as file:
-            file.seek(run.read_bytes)
-            block = file.read(most or -1)
-            if most and len(block) == most:
-                block += file.readline()  # a line longer than a block must not block the reader
-    except FileNotFoundError:
-        return []
-    whole = block[: block.rfind(b"\n") + 1]
-    if not whole:
-        return []
-    events = [event for line in whole.splitlines() if (event := _parse(line)) is not None]
-    with store.transaction():
-        store.append_events(run.id, events)
-        store.update(run.id, read_bytes=run.read_bytes + len(whole), beat=time.time())
+    events, offset = read_events_from(run.folder / EVENTS_FILE, run.read_bytes, most)
+    if offset > run.read_bytes:
+        with store.transaction():
+            store.append_events(run.id, events)
+            store.update(run.id, read_bytes=offset, beat=time.time())
     return events
 
 
@@ -65,11 +51,3 @@ def rebuild(store: Store) -> None:
                 alive = FileLock(path.parent / LOCK_FILE).held_by_other()
                 status = "running" if alive else "stopped"
             store.update(run_id, status=status, result=read_json(path.parent / "result.json"))
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return None
-    return event if isinstance(event, dict) and "kind" in event else None

@@ -26,6 +26,7 @@ from core.runs.spawn import kill_tree
 LARGEST_MESSAGE = 20_000  # characters of one chat message
 LARGEST_REQUEST = 8_000_000  # characters of one request line
 LOG_NAME = "service.log"
+_LARGEST_LOG = 4_000_000  # bytes
 _KILLED = (-9, 137)
 
 
@@ -76,7 +77,9 @@ class _Child:
     """One process with those who wait for its answers."""
 
     def __init__(self, command: list[str], log: Path) -> None:
-        with log.open("wb") as errors:
+        with log.open("ab") as errors:
+            if errors.tell() > _LARGEST_LOG:
+                errors.truncate(0)
             self.process = subprocess.Popen(
                 command,
                 cwd=CHECKOUT,

@@ -21,8 +21,15 @@ def worker_command(folder: Path) -> list[str]:
     return [sys.executable, "-m", "core.runs.worker", str(folder.resolve())]
 
 
-def spawn_worker(folder: Path, command: list[str]) -> subprocess.Popen[bytes]:
-    """Start the child of a run folder; it outlives its parent and a Ctrl-C in the terminal.
+def spawn_worker(
+    folder: Path, command: list[str], *, tied: bool = False
+) -> subprocess.Popen[bytes]:
+    """Start the child of a run folder; a Ctrl-C in the terminal does not reach it.
+
+    Args:
+        folder: its run folder.
+        command: its argument list.
+        tied: give it a pipe that breaks when this process ends; otherwise it outlives its parent.
 
     Raises:
         OSError: if it cannot be started.
@@ -32,7 +39,7 @@ def spawn_worker(folder: Path, command: list[str]) -> subprocess.Popen[bytes]:
             command,
             cwd=CHECKOUT,
             env=child_environment(),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if tied else subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,

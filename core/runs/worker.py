@@ -216,14 +216,25 @@ def _load_pipeline() -> Pipeline:
     return core.pipeline
 
 
-def main(arguments: list[str]) -> int:
-    """Entry of ``python -m core.runs.worker RUN_FOLDER``."""
+def _end_with_parent() -> None:
+    # Killed as the parent was: the last checkpoint counts, and the folder's lock is free at once.
+    sys.stdin.buffer.read()
+    os._exit(137)
+
+
+def main(arguments: list[str], load_pipeline: Callable[[], Pipeline] = _load_pipeline) -> int:
+    """Entry of ``python -m core.runs.worker RUN_FOLDER [--tied]``.
+
+    With ``--tied`` standard input is a pipe from the parent, and the worker ends with it.
+    """
     faulthandler.enable()
-    if len(arguments) != 1 or not (folder := Path(arguments[0])).is_dir():
+    if "--tied" in arguments:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+    if not arguments or not (folder := Path(arguments[0])).is_dir():
         error = ConfigError("A run folder is needed.", action="Give one existing folder.")
         sys.stderr.write(f"{error}\n")
         return error.exit_code
-    return work(folder, _load_pipeline)
+    return work(folder, load_pipeline)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from core.config import RunConfig
 from core.errors import DataError, MemoryBudgetError, Problem, Stopped
 from core.events import PhaseChanged, StepDone
-from core.runs.worker import work
+from core.runs.worker import main
 
 
 class CountingPipeline:
@@ -76,4 +76,4 @@ def misbehave(deed):
 
 
 if __name__ == "__main__":
-    sys.exit(work(Path(sys.argv[1]), CountingPipeline))
+    sys.exit(main(sys.argv[1:], CountingPipeline))

@@ -1,0 +1,463 @@
+"""The command line: one contract for people, scripts and checks.
+
+``python launch.py VERB ...`` or ``python -m core.cli VERB ...``. What a person reads goes to
+standard error; with ``--json`` standard output carries exactly one JSON document. Exit codes:
+0 done, 2 the input is wrong, 3 it does not fit the budget, 4 training failed, 130 stopped by the
+person. Nothing heavy is imported here: models are loaded in child processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, NoReturn, get_type_hints
+
+from core.config import RunConfig, parse_size
+from core.errors import ConfigError, StudioError
+from core.home import home
+from core.runs.attached import prepare_folder, run_attached
+from core.runs.explain import error_document, explain
+from core.runs.service import Service, ServiceError
+from core.runs.terminal import MB, Screen, print_document
+
+Document = dict[str, Any]
+Outcome = tuple[int, Document]
+Verb = Callable[[argparse.Namespace, Screen], Outcome]
+
+_OWN_OPTIONS = ("data.path", "budget_bytes")  # have names of their own: --data, --budget
+_MAPPED = ("question", "answer")
+_LOG = "cli.log"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong as every other error is said."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            f"{message[:1].upper()}{message[1:]}."[:300],
+            action=f"See: {self.prog} --help",
+            code="cli.usage",
+        )
+
+
+# The parser
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs (the reference in ``docs/`` is made from it)."""
+    parser = _Parser(prog="launch.py", description=__doc__, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _add(verbs, "doctor", doctor, "environment, device, memory, versions, what is missing")
+    _add(verbs, "models", models, "base models that can be used now")
+    _add(verbs, "methods", methods, "the method families")
+    _add_data(_add(verbs, "data", data, "read a class file and say what is in it"))
+    _add_settings(_add(verbs, "plan", plan, "the plan for a memory budget, without training"))
+    train_parser = _add(verbs, "train", train, "plan, train and mark the quiz")
+    _add_settings(train_parser)
+    train_parser.add_argument("--out", required=True, metavar="DIR", help="folder of the run")
+    resume_parser = _add(verbs, "resume", resume, "go on from the newest whole checkpoint")
+    resume_parser.add_argument("folder", metavar="DIR", help="folder of the run")
+    _add_evaluate(_add(verbs, "evaluate", evaluate, "the quiz on all examples of a file"))
+    _add_chat(_add(verbs, "chat", chat, "one answer, streamed"))
+    _add_export(_add(verbs, "export", export, "write a tuned model for others, and check it"))
+    return parser
+
+
+def _add(verbs: Any, name: str, verb: Verb, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name, help=text, description=text[:1].upper() + text[1:] + ".", allow_abbrev=False
+    )
+    parser.set_defaults(run=verb)
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    return parser
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--map", metavar="question=COL,answer=COL", type=_columns, help="which columns to read"
+    )
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="the class file")
+    _add_reading(parser)
+    parser.add_argument("--sheet", default="", help="sheet of a workbook")
+    parser.add_argument("--encoding", default="", help="text encoding; empty: recognised")
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add an option for every field of the configuration, with its help and unit."""
+    parser.add_argument("--config", metavar="FILE", help="saved settings; options go before them")
+    parser.add_argument("--data", metavar="FILE", help="the class file", default=None)
+    parser.add_argument(
+        "--budget", metavar="SIZE", help="memory of the training process, e.g. 900MB or 1.5GB"
+    )
+    _add_reading(parser)
+    for path, kind, field in settings():
+        option = f"--{field.name.replace('_', '-')}"
+        unit = f" [{field.metadata['unit']}]" if field.metadata["unit"] else ""
+        text = f"{field.metadata['help']}{unit} (default: {field.default})".replace("%", "%%")
+        if kind is bool:
+            action = argparse.BooleanOptionalAction
+            parser.add_argument(option, dest=path, action=action, help=text, default=None)
+        else:
+            shown = field.name.upper()
+            parser.add_argument(
+                option, dest=path, type=kind, metavar=shown, help=text, default=None
+            )
+
+
+def settings() -> list[tuple[str, type, Any]]:
+    """Return dotted path, type and field of every setting that has an option of its own name."""
+    found = []
+    for field in fields(RunConfig):
+        kind = get_type_hints(RunConfig)[field.name]
+        if is_dataclass(kind):
+            hints = get_type_hints(kind)
+            found += [(f"{field.name}.{f.name}", hints[f.name], f) for f in fields(kind)]
+        else:
+            found.append((field.name, kind, field))
+    return [entry for entry in found if entry[0] not in _OWN_OPTIONS]
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="", help="id of a base model, or a local folder")
+    parser.add_argument(
+        "--adapter", default="", metavar="DIR", help="a run folder or an exported adapter"
+    )
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument("--data", required=True, metavar="FILE", help="the class file")
+    _add_reading(parser)
+    parser.add_argument("--sheet", default="", help="sheet of a workbook")
+    parser.add_argument("--encoding", default="", help="text encoding; empty: recognised")
+    parser.add_argument("--questions", type=int, help="questions answered in writing; all if unset")
+    parser.add_argument("--max-new-tokens", type=int, default=RunConfig().quiz.max_new_tokens)
+
+
+def _add_chat(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument("--prompt", required=True, metavar="TEXT", help="the question")
+    parser.add_argument("--system", default="", metavar="TEXT", help="a system message")
+    parser.add_argument("--greedy", action="store_true", help="always the likeliest token")
+    parser.add_argument("--temperature", type=float, default=0.7)
+    parser.add_argument("--top-p", type=float, default=0.95)
+    parser.add_argument("--max-new-tokens", type=int, default=256)
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR", help="folder of the run")
+    parser.add_argument("--format", required=True, help="peft (both adapters) or merged")
+    parser.add_argument("--out", required=True, metavar="DIR2", help="folder to write")
+
+
+# Settings
+
+
+def _columns(text: str) -> dict[str, str]:
+    """Read ``question=COL,answer=COL``; a column's name may hold commas and equal signs."""
+    names = "|".join(_MAPPED)
+    parts = re.split(rf"(?:^|,)({names})=", text)
+    if parts[0] or len(parts) < 3:
+        raise argparse.ArgumentTypeError(f"{text!r} is not question=COL,answer=COL")
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def configure(options: argparse.Namespace) -> RunConfig:
+    """Return the settings of the command line, over those of ``--config``.
+
+    Paths become absolute: the child works in another folder.
+
+    Raises:
+        ConfigError: a setting is wrong, or there is no data.
+    """
+    tree = RunConfig.load(Path(options.config)).to_json() if options.config else {}
+    given = {path: getattr(options, path) for path, _, _ in settings()}
+    given |= {"data.path": options.data, **_reading(options.map)}
+    if options.budget is not None:
+        given["budget_bytes"] = parse_size(options.budget)
+    if given["train.epochs"] is not None:
+        if given["train.steps"] is not None:
+            raise ConfigError("Give --steps or --epochs, not both.", code="cli.steps_or_epochs")
+        given["train.steps"] = 0
+    for path, value in given.items():
+        if value is not None:
+            _put(tree, path, value)
+    if not tree.get("data", {}).get("path"):
+        raise ConfigError("No class file is given.", action="Add --data FILE.", code="cli.data")
+    tree["data"]["path"] = str(_existing(tree["data"]["path"]))
+    model = Path(tree.get("model", RunConfig().model)).expanduser()
+    if model.exists() and len(model.parts) > 1:
+        tree["model"] = str(model.resolve())
+    return RunConfig.from_json(tree)
+
+
+def _reading(mapped: dict[str, str] | None) -> Document:
+    return {f"data.{name}": column for name, column in (mapped or {}).items()}
+
+
+def _put(tree: Document, path: str, value: Any) -> None:
+    *groups, name = path.split(".")
+    for group in groups:
+        tree = tree.setdefault(group, {})
+    tree[name] = value
+
+
+def _existing(path: str) -> Path:
+    found = Path(path).expanduser()
+    if not found.exists():
+        raise ConfigError(
+            f"There is no file {found.name}.",
+            where="--data",
+            action="Check the name and the folder.",
+            code="file.missing",
+        )
+    return found.resolve()
+
+
+def _run_folder(path: str) -> Path:
+    folder = Path(path).expanduser().resolve()
+    if not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"{folder.name} is not the folder of a run.",
+            where=folder.name,
+            action="Give a folder that 'train --out' has made.",
+            code="run.folder",
+        )
+    return folder
+
+
+# Verbs without a model
+
+
+def doctor(options: argparse.Namespace, screen: Screen) -> Outcome:
+    """Report the environment."""
+    from core.doctor import as_text, report
+
+    found = report()
+    screen.say(as_text(found))
+    return 0, found
+
+
+def models(options: argparse.Namespace, screen: Screen) -> Outcome:
+    """List base models."""
+    from core.models import list_models
+
+    found = list_models()
+    for info in found:
+        state = info.problem or ("ready" if info.ready else "made ready when first used")
+        screen.say(f"{info.id}  {info.parameters / MB:.0f} M  {info.architecture}  {state}")
+    return 0, {"models": [info.to_json() for info in found]}
+
+
+def methods(options: argparse.Namespace, screen: Screen) -> Outcome:
+    """List method families."""
+    from core.methods import METHODS
+
+    names = ("id", "title", "source", "supports", "needs")
+    found = [{name: getattr(method, name) for name in names} for method in METHODS]
+    for method in found:
+        screen.say(f"{method['id']}  {method['title']}  ({method['source']})")
+    return 0, {"methods": found}
+
+
+def data(options: argparse.Namespace, screen: Screen) -> Outcome:
+    """Read a class file; nothing is changed."""
+    from core.data.ingest import read_isolated
+
+    path = _existing(options.file)
+    mapped = options.map or {}
+    result = read_isolated(path, sheet=options.sheet, encoding=options.encoding, **mapped)
+    screen.say(f"{path.name}: {result.format}, {len(result.examples)} examples")
+    for problem in result.problems:
+        screen.say(f"{problem.severity}: {problem.sentence()}")
+    return 0, result.to_json()
+
+
+# Verbs with a model
+
+
+def plan(options: argparse.Namespace, screen: Screen) -> Outcome:
+    """Plan without training."""
+    document = _serve(screen, "plan", config=configure(options).to_json())
+    screen.show({"kind": "plan", "plan": document})
+    if document["feasible"]:
+        return 0, document
+    smallest = document["minimum_budget_bytes"]
+    screen.say(
+        f"This does not fit the budget; the smallest that works is {-(-smallest // MB)} MB. "
+        f"{document['suggestion']}".strip()
+    )
+    return 3, document
+
+
+def train(options: argparse.Namespace, screen: Screen) -> Outcome:
+    """Plan, train and mark."""
+    config = configure(options)
+    folder = Path(options.out).expanduser().resolve()
+    prepare_folder(folder, config)
+    return _work(folder, screen)
+
+
+def resume(options: argparse.Namespace, screen: Screen) -> Outcome:
+    """Go on with a run."""
+    return _work(_run_folder(options.folder), screen)
+
+
+def _work(folder: Path, screen: Screen) -> Outcome:
+    code, document = run_attached(folder, screen.show, screen.say)
+    for problem in document.get("problems", []):
+        screen.say(_sentence(problem))
+    if code in (0, 130):
+        screen.say(f"{document.get('status', 'done')}: {folder}")
+    return code, document
+
+
+def evaluate(options: argparse.Namespace, screen: Screen) -> Outcome:
+    """Mark a model on a file."""
+    reading = {"path": str(_existing(options.data)), **(options.map or {})}
+    reading |= {"sheet": options.sheet, "encoding": options.encoding}
+    marks = _serve(
+        screen,
+        "evaluate",
+        **_model(options),
+        data=reading,
+        questions=options.questions,
+        max_new_tokens=options.max_new_tokens,
+    )
+    screen.say(
+        f"{marks['examples']} examples, perplexity {marks['perplexity']:.2f}, "
+        f"ROUGE-L {marks['rouge_l']:.3f}"
+    )
+    return 0, marks
+
+
+def chat(options: argparse.Namespace, screen: Screen) -> Outcome:
+    """Answer one question."""
+    turns = [{"role": "system", "content": options.system}] if options.system else []
+    turns.append({"role": "user", "content": options.prompt})
+    said = _serve(
+        screen,
+        "chat",
+        **_model(options),
+        turns=turns,
+        temperature=0.0 if options.greedy else options.temperature,
+        top_p=options.top_p,
+        max_new_tokens=options.max_new_tokens,
+        seed=options.seed,
+    )
+    screen.say(f"\n[{said['tokens']} tokens in {said['seconds']:.1f} s]")
+    return 0, {name: said[name] for name in ("answer", "tokens", "seconds")}
+
+
+def export(options: argparse.Namespace, screen: Screen) -> Outcome:
+    """Write a tuned model and check it."""
+    folder, out = _run_folder(options.folder), Path(options.out).expanduser().resolve()
+    made = _serve(screen, "export", run=str(folder), format=options.format, out=str(out))
+    checked = made["checked"]
+    screen.say(f"{out}: {checked['equal']} of {checked['prompts']} answers equal the studio's")
+    return 0, made
+
+
+def _model(options: argparse.Namespace) -> Document:
+    if not options.adapter:
+        return {"model": _model_name(options.model), "which": "base"}
+    folder = Path(options.adapter).expanduser().resolve()
+    if not folder.is_dir():
+        raise ConfigError(
+            f"There is no folder {folder.name}.",
+            where="--adapter",
+            action="Give a run folder or an exported adapter.",
+            code="adapter.missing",
+        )
+    return {"adapter": str(folder), "model": _model_name(options.model), "which": "tuned"}
+
+
+def _model_name(name: str) -> str:
+    path = Path(name).expanduser()
+    return str(path.resolve()) if len(path.parts) > 1 and path.exists() else name
+
+
+def _serve(screen: Screen, op: str, **arguments: Any) -> Document:
+    """Ask the helper process, showing its progress and its text.
+
+    Raises:
+        StudioError: it could not be done.
+    """
+    service = Service(log=home() / _LOG)
+    try:
+        for answer in service.stream(op, **arguments):
+            if answer["event"] == "token":
+                screen.stream(answer["text"])
+            elif answer["event"] == "progress":
+                screen.show(answer)
+        result: Document = answer["result"]
+        return result
+    finally:
+        service.close()
+
+
+# Entry
+
+
+def _sentence(problem: Document) -> str:
+    head = f"{problem['where']}: " if problem.get("where") else ""
+    return f"{head}{problem['what']} {problem.get('action', '')}".strip()
+
+
+def _document_of(error: StudioError) -> Document:
+    document = error_document(error)
+    if isinstance(error, ServiceError) and error.exit_code == 3:
+        document |= {"feasible": False, "minimum_budget_bytes": error.minimum_budget_bytes}
+    return document
+
+
+def _run(arguments: Sequence[str], screen: Screen) -> Outcome:
+    try:
+        options = build_parser().parse_args(arguments)
+        verb: Verb = options.run
+        return verb(options, screen)
+    except StudioError as error:
+        for problem in error.problems:
+            screen.say(problem.sentence())
+        return error.exit_code, _document_of(error)
+    except KeyboardInterrupt:
+        screen.say("Stopped.")
+        return 130, {"status": "stopped", "problems": []}
+    except Exception as error:  # a bug: its traceback goes to the log, a sentence to the person
+        said = explain(error, _log_file())
+        screen.say(str(said))
+        return said.exit_code, error_document(said)
+
+
+def _log_file() -> Path:
+    try:
+        return home() / _LOG
+    except OSError:
+        return Path("edu-adaq-studio.log")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; return the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    code, document = _run(arguments, Screen())
+    if "--json" in arguments:
+        print_document(document)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
