@@ -1,0 +1,42 @@
+"""The documentation says what the code does, as far as a program can tell."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from core.home import CHECKOUT
+
+REFERENCE = CHECKOUT / "docs" / "reference"
+PAGES = sorted(
+    path
+    for path in [*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").rglob("*.md")]
+    if ".venv" not in path.parts
+)
+
+
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", REFERENCE / "generate.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["configuration.md", "command-line.md"])
+def test_the_generated_reference_is_up_to_date(generate: ModuleType, name: str) -> None:
+    written = (REFERENCE / name).read_text("utf-8")
+    assert written == generate.PAGES[name](), "run: python docs/reference/generate.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(CHECKOUT)))
+def test_links_inside_the_documentation_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text("utf-8"))
+    pages = [target for target in targets if not target.endswith(".png")]
+    missing = [target for target in pages if not (page.parent / target).exists()]
+    assert missing == []
