@@ -1,0 +1,163 @@
+"""The one place of the studio that touches ``core.runs``.
+
+Pages and routes ask here for runs, plans, answers and exports; what is heavy happens in the
+training child or in the service child, never in this process.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import psutil
+
+from core.config import RunConfig
+from core.models import ModelInfo, list_models
+from core.runs.runner import Runner
+from core.runs.service import Service, ServiceError
+from core.runs.store import Run, Store
+from studio import exports
+from studio.tasks import Task, Tasks
+
+WISHES = ("run", "pause", "stop")
+EVENTS_AT_ONCE = 4000
+
+
+class RunnerLike(Protocol):
+    """What is needed of :class:`core.runs.runner.Runner`."""
+
+    def submit(self, config: RunConfig, *, key: str = "") -> str:
+        """Queue a run and return its id."""
+
+    def want(self, run_id: str, wish: str) -> None:
+        """Say what a run should do."""
+
+    def close(self) -> None:
+        """Let go of the queue; children go on."""
+
+
+class ServiceLike(Protocol):
+    """What is needed of :class:`core.runs.service.Service`."""
+
+    def stream(self, op: str, **request: Any) -> Iterator[dict[str, Any]]:
+        """Send a request and yield its messages up to ``done``; closing it cancels."""
+
+    def close(self) -> None:
+        """End the child."""
+
+
+@dataclass
+class Backend:
+    """Runs, the service process, and the tasks of the pages."""
+
+    store: Store
+    runner: RunnerLike
+    service: ServiceLike
+
+    def __post_init__(self) -> None:
+        """Start with no task."""
+        self.tasks = Tasks()
+
+    @classmethod
+    def open(cls) -> Backend:
+        """Open the state folder and start watching the queue.
+
+        Raises:
+            StudioError: if another studio has it open.
+        """
+        runner = Runner.open()
+        runner.start()
+        return cls(runner.store, runner, Service())
+
+    def close(self) -> None:
+        """Close what :meth:`open` opened; running children go on."""
+        self.service.close()
+        self.runner.close()
+        self.store.close()
+
+    def models(self) -> list[ModelInfo]:
+        """Return all base models, usable or with the reason why not."""
+        return list_models()
+
+    def runs(self) -> list[Run]:
+        """Return all runs, newest first."""
+        return sorted(self.store.runs(), key=lambda run: -run.seq)
+
+    def run(self, run_id: str) -> Run:
+        """Return one run.
+
+        Raises:
+            StudioError: if there is none of that id.
+        """
+        return self.store.run(run_id)
+
+    def events(self, run_id: str, cursor: int) -> tuple[list[dict[str, Any]], int]:
+        """Return a run's events after ``cursor``, and the next cursor."""
+        events = self.store.events_after(run_id, cursor, EVENTS_AT_ONCE)
+        return events, (events[-1]["seq"] if events else cursor)
+
+    def last_event(self, run_id: str, kind: str) -> dict[str, Any] | None:
+        """Return the newest event of a kind."""
+        return self.store.last_event(run_id, kind)
+
+    def start(self, config: RunConfig, *, key: str = "") -> str:
+        """Queue a run; the same ``key`` again returns the same run."""
+        return self.runner.submit(config, key=key)
+
+    def want(self, run_id: str, wish: str) -> None:
+        """Say that a run should ``run``, ``pause`` or ``stop``."""
+        self.runner.want(run_id, wish)
+
+    def plan(self, config: RunConfig) -> Task:
+        """Plan in the service process; the same question is answered once."""
+        tree = config.to_json()
+        key = f"plan {json.dumps(tree, sort_keys=True)}"
+        known = self.tasks.get(key)
+        if known and known.result:
+            return known
+        return self.tasks.start(key, lambda: self._stream("plan", config=tree))
+
+    def chat(self, run_id: str, which: str, **request: Any) -> Iterator[dict[str, Any]]:
+        """Stream an answer of the ``base`` or the ``tuned`` model of a run."""
+        folder = str(self.run(run_id).folder)
+        return self._stream("chat", run=folder, which=which, **request)
+
+    def export(self, run_id: str, form: str, language: str) -> Task:
+        """Write an export in the service process; the task outlives the page."""
+        folder = self.run(run_id).folder
+
+        def messages() -> Iterator[dict[str, Any]]:
+            request = {"run": str(folder), "format": form, "language": language}
+            for message in self._stream("export", **request):
+                if message["event"] == "done":
+                    message["result"] = exports.finish(folder, form, message["result"])
+                yield message
+
+        return self.tasks.start(export_key(run_id, form), messages)
+
+    def export_task(self, run_id: str, form: str) -> Task | None:
+        """Return the newest task of an export."""
+        return self.tasks.get(export_key(run_id, form))
+
+    def _stream(self, op: str, **request: Any) -> Iterator[dict[str, Any]]:
+        """Yield the service's messages; an error answer is raised.
+
+        Raises:
+            ServiceError: the operation failed, or the process ended.
+        """
+        for message in self.service.stream(op, **request):
+            if message["event"] == "error":
+                raise ServiceError(message)
+            yield message
+
+
+def export_key(run_id: str, form: str) -> str:
+    """Return the key of an export's task."""
+    return f"export {run_id} {form}"
+
+
+def free_memory() -> int:
+    """Return bytes that a new process could use without swapping."""
+    return int(psutil.virtual_memory().available)

@@ -1,0 +1,161 @@
+"""The class's material: sample classes, uploads, edited rows, and how they are read."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from core.config import DataConfig, RunConfig
+from core.data.ingest import clean_label, read_isolated
+from core.data.types import ReadResult
+from core.errors import DataError
+from core.home import ASSETS, home
+from core.models import ModelInfo
+from studio import draft
+from studio.text import Words
+
+_DIGEST_PREFIX = 16
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A class that comes with the studio; its words are under ``samples.<id>``."""
+
+    id: str
+    file: str
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return ASSETS / "samples" / self.file
+
+
+SAMPLES = (Sample("en", "english.csv"), Sample("zh", "chinese.csv"))
+
+
+def sample(sample_id: str) -> Sample:
+    """Return a sample class by its id.
+
+    Raises:
+        DataError: if there is none of that id.
+    """
+    for known in SAMPLES:
+        if known.id == sample_id:
+            return known
+    raise DataError("There is no such sample class.", where=sample_id[:40], code="data.sample")
+
+
+def choose_sample(sample_id: str) -> RunConfig:
+    """Make a sample class the draft's data; model and settings stay."""
+    chosen = sample(sample_id)
+    name = Words(chosen.id)(f"samples.{chosen.id}.title")
+    return choose(chosen.path, name)
+
+
+def choose(path: Path, name: str) -> RunConfig:
+    """Make a file the draft's data, read as it asks for itself."""
+    config = replace(draft.load(), name=name, data=DataConfig(path=str(path)))
+    draft.save(config)
+    return config
+
+
+def is_sample(config: RunConfig) -> str:
+    """Return the id of the sample class that the draft uses, or an empty text."""
+    return next((s.id for s in SAMPLES if str(s.path) == config.data.path), "")
+
+
+def keep_upload(uploaded: Path, label: str) -> tuple[Path, str]:
+    """Copy an upload into the state folder, by its content.
+
+    Args:
+        uploaded: Gradio's temporary file, removed afterwards.
+        label: the name it had on the teacher's computer.
+
+    Returns:
+        The kept file and the cleaned label.
+
+    Raises:
+        DataError: if the name shows that it is no class file.
+    """
+    clean = clean_label(label)
+    digest = hashlib.sha256(uploaded.read_bytes()).hexdigest()[:_DIGEST_PREFIX]
+    folder = home() / "data" / digest
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / f"class{Path(clean).suffix.lower()}"
+    shutil.copyfile(uploaded, kept)
+    uploaded.unlink(missing_ok=True)
+    return kept, clean
+
+
+def read(data: DataConfig, label: str = "") -> ReadResult:
+    """Read the draft's file in a child process; unchanged files are read once.
+
+    Raises:
+        DataError: if nothing in it can be used; carries every finding.
+    """
+    path = Path(data.path)
+    if not path.is_file():
+        raise DataError(
+            "The class file is no longer there.",
+            where=label or path.name,
+            action="Upload it again, or choose a sample class.",
+            code="data.gone",
+        )
+    stamp = path.stat().st_mtime_ns
+    return _read(path, stamp, data.question, data.answer, data.sheet, data.encoding, label)
+
+
+@lru_cache(maxsize=8)
+def _read(
+    path: Path, stamp: int, question: str, answer: str, sheet: str, encoding: str, label: str
+) -> ReadResult:
+    return read_isolated(
+        path, question=question, answer=answer, sheet=sheet, encoding=encoding, label=label
+    )
+
+
+def model_title(models: Sequence[ModelInfo], model_id: str) -> str:
+    """Return a model's title for people."""
+    return next((m.title for m in models if model_id in (m.id, m.path)), Path(model_id).name)
+
+
+def save_rows(config: RunConfig, rows: Sequence[Sequence[object]]) -> RunConfig:
+    """Write edited rows as a new version of the class and make it the draft's data.
+
+    The file that was read is left as it is.
+
+    Raises:
+        DataError: if no row is left that can be used.
+    """
+    result = read(config.data, config.name)
+    kept = [[_text(cell) for cell in row] for row in rows]
+    kept = [row for row in kept if any(cell.strip() for cell in row)]
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, lineterminator="\n").writerows([result.columns, *kept])
+    content = buffer.getvalue().encode("utf-8")
+    folder = home() / "data" / hashlib.sha256(content).hexdigest()[:_DIGEST_PREFIX]
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "class.csv"
+    file.write_bytes(content)
+    data = replace(
+        config.data,
+        path=str(file),
+        sheet="",
+        encoding="utf-8",
+        question=result.mapping.get("question", ""),
+        answer=result.mapping.get("answer", ""),
+    )
+    read(data, config.name)  # refuses an empty table before anything is chosen
+    edited = replace(config, data=data)
+    draft.save(edited)
+    return edited
+
+
+def _text(cell: object) -> str:
+    return "" if cell is None else str(cell)
