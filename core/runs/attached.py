@@ -34,7 +34,7 @@ from core.runs.spawn import kill_tree, spawn_worker, worker_command
 _TICK = 0.1
 _KILLED = (-9, 137)
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
-_MADE_BY_A_RUN = ("data", "checkpoints", "adapter", "export")
+_MADE_BY_A_RUN = ("data", "base", "checkpoints", "adapter", "export")
 
 Show = Callable[[dict[str, Any]], None]
 
