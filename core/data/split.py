@@ -26,7 +26,8 @@ NEIGHBOURS = 64  # of a bucket that one question is compared with
 FEW_GROUPS, TOO_FEW_GROUPS = 8, 4
 
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
-_WORDS = re.compile(f"[{_CJK}]|[^\\W_{_CJK}]+")
+_SIGNS = "+×÷*/=<>≤≥^%√±−"  # 3 + 4 is another question than 3 × 4
+_WORDS = re.compile(rf"\d+(?:\.\d+)?|[{_CJK}]|[^\W\d_{_CJK}]+|[{_SIGNS}]|-(?=[\d(])")
 _NUMBERS = re.compile(r"\d+(?:\.\d+)?")
 _PRIME = np.uint64((1 << 61) - 1)
 

@@ -120,6 +120,11 @@ def test_thousands_of_templated_rows_stay_apart() -> None:
     assert len(duplicate_groups(examples_of(questions))) == 4000
 
 
+def test_other_signs_make_another_question() -> None:
+    questions = ["What is 8 + 4?", "What is 8 × 4?", "What is 8-4?", "What is 8 / 4?"]
+    assert len(duplicate_groups(examples_of(questions))) == 4
+
+
 def test_text_without_words_stays_itself() -> None:
     assert normalised("?!") == "?!"
     assert normalised("¿Qué  ES?") == "qué es"

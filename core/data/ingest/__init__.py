@@ -1,1 +1,7 @@
-"""Readers: one a format, all into the same examples."""
+"""Class files to examples: one reader a format, told apart by content."""
+
+from core.data.ingest.isolated import read_isolated
+from core.data.ingest.label import clean_label
+from core.data.ingest.reader import FORMATS, read_file
+
+__all__ = ["FORMATS", "clean_label", "read_file", "read_isolated"]

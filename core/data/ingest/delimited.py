@@ -1,0 +1,113 @@
+"""CSV and its relatives: comma, semicolon, tab or bar, found out from the text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from core.data.ingest.columns import names_pair
+from core.data.ingest.table import Row
+from core.data.messages import Findings
+
+DELIMITERS = ",;\t|"
+SAMPLE_LINES = 200
+NAMES = {",": "csv", ";": "csv", "\t": "tsv", "|": "csv"}
+
+csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a C long on Windows
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a text file separates and quotes its cells; ``width`` cells in most of its rows."""
+
+    delimiter: str
+    width: int
+    escape: bool = False
+    skip_space: bool = False
+
+    def reader(self, lines: list[str]) -> Iterator[list[str]]:
+        """Return ``csv.reader`` over lines; it counts them in ``line_num``."""
+        return csv.reader(
+            lines,
+            delimiter=self.delimiter,
+            skipinitialspace=self.skip_space,
+            escapechar="\\" if self.escape else None,
+            doublequote=True,
+        )
+
+
+def read_rows(text: str, findings: Findings) -> tuple[list[Row], str]:
+    """Return all rows of a text file, blank ones too, and the delimiter.
+
+    Rows are numbered as Excel numbers them: a row may be several lines of the file, and Excel
+    does not show a ``sep=`` line.
+    """
+    lines = list(io.StringIO(text, newline=""))  # keeps \\r, \\n and \\r\\n apart
+    hinted = _hint(lines[0]) if lines else ""
+    lines = lines[1:] if hinted else lines
+    dialect = _dialect(lines, hinted or DELIMITERS)
+    rows = list(_records(lines, dialect, findings))
+    if dialect.escape:
+        for row in rows:
+            if any('"' in c for c in row.cells):
+                findings.add("table.backslash_quotes", row.where)
+    return rows, dialect.delimiter
+
+
+def _hint(line: str) -> str:
+    """Return the delimiter that Excel's hint line ``sep=;`` names."""
+    hint = line.rstrip("\r\n").strip('"')
+    named = hint[:4].casefold() == "sep=" and len(hint) == 5
+    return hint[4] if named and hint[4] in DELIMITERS else ""
+
+
+def _dialect(lines: list[str], delimiters: str) -> Dialect:
+    sample = lines[:SAMPLE_LINES]
+    best = max((_tried(sample, Dialect(d, 0)) for d in delimiters), key=lambda t: t[0])[1]
+    variants = [best]
+    if any('\\"' in line for line in sample):
+        variants.append(Dialect(best.delimiter, best.width, escape=True))
+    if any(f'{best.delimiter} "' in line for line in sample):
+        variants.append(Dialect(best.delimiter, best.width, skip_space=True))
+    return max((_tried(sample, v) for v in variants), key=lambda t: t[0])[1]
+
+
+def _tried(sample: list[str], dialect: Dialect) -> tuple[tuple[bool, float, int], Dialect]:
+    """Return how well a dialect explains a sample, the better the larger, and its width."""
+    records = [r for r in dialect.reader(sample) if any(c.strip() for c in r)]
+    counts = Counter(len(r) for r in records)
+    width = max(counts, key=lambda n: (counts[n] if n > 1 else 0, n), default=1)
+    regular = counts[width] / len(records) if width > 1 else 0.0
+    header = any(names_pair(r) for r in records[:20])
+    found = Dialect(dialect.delimiter, width, dialect.escape, dialect.skip_space)
+    return (header, regular, len(records)), found
+
+
+def _records(lines: list[str], dialect: Dialect, findings: Findings) -> Iterator[Row]:
+    """Yield records; one that an open quotation mark has swallowed lines into is taken back."""
+    start, number = 0, 0
+    while start < len(lines):
+        reader = dialect.reader(lines[start:])
+        first = start
+        for cells in reader:
+            number += 1
+            where = f"row {number}"
+            end = start + reader.line_num  # type: ignore[attr-defined]
+            if end - first > 1 and _swallowed(cells, lines[first:end], dialect):
+                findings.add("table.open_quote", where)
+                yield Row((lines[first].rstrip("\r\n"),), where, left_out=True)
+                start = first + 1
+                break
+            yield Row(tuple(cells), where)
+            first = end
+        else:
+            return
+
+
+def _swallowed(cells: list[str], raw: list[str], dialect: Dialect) -> bool:
+    odd = sum(line.count('"') for line in raw) % 2 == 1
+    return odd or (len(cells) != dialect.width and len(raw) > 2)

@@ -1,0 +1,198 @@
+"""JSON and JSONL to records: nothing is lost in silence, nothing is evaluated."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from core.data.messages import Findings, data_error
+
+LONG_NUMBER = 300  # digits from which a number is pointed out
+DEEPEST = 50  # levels of nesting
+
+
+@dataclass(frozen=True)
+class Record:
+    """One object of the file and its place."""
+
+    value: dict[str, Any]
+    where: str
+
+
+class Number(str):
+    """A number exactly as it was written (``007`` is none, ``1e5`` stays ``1e5``)."""
+
+    __slots__ = ()
+
+
+class _TooDeepError(ValueError):
+    """Nested more deeply than any class file."""
+
+
+def read_json(text: str, findings: Findings) -> list[Record]:
+    """Return the objects of a JSON document: a list, or an object that holds one.
+
+    Raises:
+        DataError: if it is no JSON or holds no list of objects.
+    """
+    notes: list[tuple[str, dict[str, object]]] = []
+    try:
+        value = _loads(text, notes)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and text.lstrip()[:1] == "{":
+            return _one_after_another(text, findings)
+        raise _syntax_error(text, error) from error
+    except (_TooDeepError, RecursionError) as error:
+        raise data_error("json.too_deep", "line 1") from error
+    records = list(_objects(_list_in(value), findings, "item"))
+    for code, values in notes:  # the parser does not say in which item
+        findings.add(code, "", **values)
+    return records
+
+
+def read_jsonl(text: str, findings: Findings) -> list[Record]:
+    """Return the objects of a file with one on each line; bad lines are left out and named.
+
+    Raises:
+        DataError: if no line is JSON.
+    """
+    records: list[Record] = []
+    failed: Exception | None = None
+    lines = text.split("\n")  # JSON strings may hold U+2028, which splitlines() would split at
+    for number, line in enumerate(lines, 1):
+        where = f"line {number}"
+        if not line.strip():
+            continue
+        notes: list[tuple[str, dict[str, object]]] = []
+        try:
+            value = _loads(line, notes)
+        except json.JSONDecodeError as error:
+            failed = failed or _syntax_error(line, error, number)
+            findings.add("json.bad_line", where, fault=_fault(error), column=error.colno)
+            continue
+        except (_TooDeepError, RecursionError):
+            failed = failed or data_error("json.too_deep", where)
+            findings.add("json.bad_line", where, fault="nested too deeply", column=1)
+            continue
+        for code, values in notes:
+            findings.add(code, where, **values)
+        records += _objects([value], findings, "line", number)
+    if not records and failed:
+        raise failed
+    return records
+
+
+def _loads(text: str, notes: list[tuple[str, dict[str, object]]]) -> Any:
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        seen = dict(items)
+        if len(seen) < len(items):
+            keys = [k for k, _ in items]
+            twice = next(k for k in keys if keys.count(k) > 1)
+            notes.append(("json.duplicate_key", {"key": twice}))
+        return seen
+
+    def number(digits: str) -> Number:
+        if len(digits) > LONG_NUMBER:
+            notes.append(("json.long_number", {"digits": len(digits)}))
+        return Number(digits)
+
+    def constant(name: str) -> Number:
+        notes.append(("json.not_a_number", {"value": name}))
+        return Number(name)
+
+    _refuse_depth(text)
+    return json.loads(
+        text,
+        object_pairs_hook=pairs,
+        parse_int=number,
+        parse_float=number,
+        parse_constant=constant,
+    )
+
+
+def _refuse_depth(text: str) -> None:
+    """Stop before the parser's own recursion does, whose limit differs between versions."""
+    if text.count("[") + text.count("{") <= DEEPEST:
+        return
+    depth = 0
+    for bracket in re.finditer(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', text, re.DOTALL):
+        mark = bracket.group()
+        if mark in "[{":
+            depth += 1
+            if depth > DEEPEST:
+                raise _TooDeepError
+        elif mark in "]}":
+            depth -= 1
+
+
+def _list_in(value: Any) -> list[Any]:
+    """Return the list of examples: the value itself, or the longest list that it holds."""
+    if isinstance(value, list):
+        return value
+    if not isinstance(value, dict):
+        raise data_error("json.not_a_list", "line 1", kind=kind_of(value))
+    lists = [v for v in value.values() if isinstance(v, list) and any(map(_is_object, v))]
+    messages = any(k in value for k in ("messages", "conversations"))
+    return max(lists, key=len) if lists and not messages else [value]
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _objects(values: list[Any], findings: Findings, unit: str, first: int = 1) -> Iterator[Record]:
+    for i, value in enumerate(values, first):
+        where = f"{unit} {i}"
+        if isinstance(value, dict):
+            yield Record(value, where)
+        elif isinstance(value, list) and value and all(map(_is_object, value)):
+            yield Record({"messages": value}, where)  # a bare list of messages
+        else:
+            findings.add("json.no_object", where, kind=kind_of(value))
+
+
+def _one_after_another(text: str, findings: Findings) -> list[Record]:
+    """Read objects that follow each other without commas, each over several lines."""
+    decoder = json.JSONDecoder()
+    records: list[Record] = []
+    at = 0
+    while text[at:].strip():
+        at += len(text[at:]) - len(text[at:].lstrip())
+        try:
+            _, end = decoder.raw_decode(text, at)
+        except ValueError as error:
+            if isinstance(error, json.JSONDecodeError) and not records:
+                raise _syntax_error(text, error) from error
+            findings.add("json.bad_line", f"line {text.count(chr(10), 0, at) + 1}",
+                         fault="the object is not complete", column=1)  # fmt: skip
+            return records
+        notes: list[tuple[str, dict[str, object]]] = []
+        value = _loads(text[at:end], notes)
+        where = f"item {len(records) + 1}"
+        for code, values in notes:
+            findings.add(code, where, **values)
+        records += _objects([value], findings, "item", len(records) + 1)
+        at = end
+    return records
+
+
+def _syntax_error(text: str, error: json.JSONDecodeError, line: int = 0) -> Exception:
+    where = f"line {line or error.lineno}"
+    if re.match(r"\s*[\[{]+\s*'", text):
+        return data_error("json.single_quotes", where)
+    return data_error("json.syntax", where, fault=_fault(error), column=error.colno)
+
+
+def _fault(error: json.JSONDecodeError) -> str:
+    return error.msg[:1].lower() + error.msg[1:]
+
+
+def kind_of(value: Any) -> str:
+    """Return what a JSON value is, in words."""
+    if isinstance(value, Number):
+        return "a number"
+    kinds = {str: "a text", bool: "true or false", list: "a list", dict: "an object"}
+    return kinds.get(type(value), "nothing (null)")

@@ -1,0 +1,99 @@
+"""Zip packages and OLE files, looked through before anything opens them."""
+
+from __future__ import annotations
+
+import io
+import posixpath
+import re
+import stat
+import zipfile
+import zlib
+
+from core.data.messages import data_error
+
+LARGEST = 200 * 2**20  # bytes of all parts, unpacked
+RATIO = 200  # unpacked bytes of one packed byte ...
+RATIO_FROM = 2**20  # ... in parts of at least this many
+PROLOG = 1 << 16  # bytes of an XML part in which a DTD would stand
+MOST_PARTS = 10_000
+
+_DTD = re.compile(rb"<!(DOCTYPE|ENTITY)", re.IGNORECASE)
+
+
+def check_workbook(data: bytes) -> None:
+    """Make sure that a zip file is a workbook which can be unpacked safely.
+
+    Raises:
+        DataError: if it is none, too large, damaged, or made to do harm.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as package:
+            parts = package.infolist()
+            _check_names(parts)
+            _check_kind({p.filename for p in parts})
+            _check_sizes(package, parts)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        # RuntimeError is zipfile's word for a part that is encrypted
+        code = "excel.password" if "password" in str(error) else "excel.damaged"
+        raise data_error(code) from error
+
+
+def _check_names(parts: list[zipfile.ZipInfo]) -> None:
+    if len(parts) > MOST_PARTS:
+        raise data_error("excel.not_safe", reason=f"it has {len(parts)} parts")
+    names = [p.filename for p in parts]
+    if any(stat.S_ISLNK(p.external_attr >> 16) for p in parts):
+        raise data_error("excel.not_safe", reason="the zip file holds a link")
+    outside = [n for n in names if n.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", n)]
+    if outside or any(re.match(r"[A-Za-z]:", n) for n in names):
+        raise data_error("excel.not_safe", reason="the zip file has names that lead out of it")
+    if len({posixpath.normpath(n).casefold() for n in names}) < len(names):
+        raise data_error("excel.not_safe", reason="the zip file has the same name twice")
+
+
+def _check_kind(names: set[str]) -> None:
+    if any(re.fullmatch(r"/?xl/workbook\d*\.xml", n, re.IGNORECASE) for n in names):
+        return
+    if any(n.startswith("xl/") for n in names) and "xl/workbook.bin" in names:
+        raise data_error("excel.no_workbook", kind="a binary workbook (.xlsb)")
+    kinds = {
+        "word/document.xml": "a Word document",
+        "ppt/presentation.xml": "a PowerPoint file",
+        "content.xml": "an OpenDocument file",
+        "collection.anki2": "an Anki deck",
+        "imsmanifest.xml": "a QTI or Moodle package",
+    }
+    found = next((kind for name, kind in kinds.items() if name in names), "a zip file")
+    raise data_error("excel.no_workbook", kind=found)
+
+
+def _check_sizes(package: zipfile.ZipFile, parts: list[zipfile.ZipInfo]) -> None:
+    """Unpack every part once in small pieces; what the directory says may be a lie."""
+    total = 0
+    for part in parts:
+        size = 0
+        with package.open(part) as stream:
+            while piece := stream.read(PROLOG):
+                if size == 0 and _DTD.search(piece.replace(b"\0", b"")):
+                    raise data_error("excel.not_safe", reason="it defines its own entities (DTD)")
+                size += len(piece)
+                total += len(piece)
+                swollen = size >= RATIO_FROM and size > RATIO * max(1, part.compress_size)
+                if swollen or total > LARGEST:
+                    largest = max(total, sum(p.file_size for p in parts))
+                    raise data_error("excel.too_large", size=largest >> 20)
+
+
+def ole_kind(data: bytes) -> str:
+    """Return ``xls`` for an old workbook.
+
+    Raises:
+        DataError: if it is protected by a password or no workbook.
+    """
+    if "EncryptedPackage".encode("utf-16-le") in data:
+        raise data_error("excel.password")
+    if any(name.encode("utf-16-le") in data for name in ("Workbook", "Book")):
+        return "xls"
+    word = "WordDocument".encode("utf-16-le") in data
+    kind = "an old Word document" if word else "an old Office file"
+    raise data_error("excel.no_workbook", kind=kind)
