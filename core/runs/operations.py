@@ -9,7 +9,7 @@ load      ``which`` and a model (see below): loads it ahead of the first questio
 plan      ``config``: returns the plan
 lengths   ``model``, ``data``: tokens of a class
 chat      ``which``, ``turns``, ``temperature``, ``top_p``, ``max_new_tokens``, ``seed``: streams
-evaluate  a model and ``data``, ``questions``, ``max_new_tokens``: returns the marks
+evaluate  a model, ``data``, ``questions`` (all if unset), ``max_new_tokens``: returns the marks
 export    ``run``, ``format``, ``out``, ``language``: returns files and what the check found
 ========  ====================================================================================
 
@@ -137,10 +137,14 @@ def load(model: str, adapter: str, emit: Emit) -> Resident:
     Raises:
         ModelError: it cannot be used.
     """
+
+    def progress(share: float, text: str) -> None:
+        emit(PhaseChanged("load", share, text))
+
     emit(PhaseChanged("load"))
     if adapter:
-        return _residents.tuned(Path(adapter))
-    return _residents.base(model, lambda share, text: emit(PhaseChanged("load", share, text)))
+        return _residents.tuned(Path(adapter), model, progress)
+    return _residents.base(model or "starter", progress)
 
 
 def evaluate(
@@ -150,6 +154,7 @@ def evaluate(
     questions: int,
     max_new_tokens: int,
     emit: Emit,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Return the marks of a model on examples (see :func:`core.evaluate.quiz.mark`)."""
     from core.evaluate.quiz import mark
@@ -162,6 +167,7 @@ def evaluate(
         questions=questions,
         max_new_tokens=max_new_tokens,
         emit=emit,
+        should_stop=should_stop,
     )
 
 
@@ -176,7 +182,9 @@ def _named(request: Request) -> Resident:
     which = arguments.get("which", "tuned" if adapter else "base")
     if which not in ("base", "tuned"):
         raise ConfigError(f"{which!r} is neither base nor tuned.", code="service.which")
-    model = str(arguments.get("model", "")) or (base_of(Path(run)) if run else "starter")
+    model = str(arguments.get("model", ""))
+    if run and which == "base":
+        model = base_of(Path(run))
     return load(model, adapter if which == "tuned" else "", request.emit)
 
 
@@ -220,15 +228,17 @@ def _chat(request: Request) -> dict[str, Any]:
 
 
 def _evaluate(request: Request) -> dict[str, Any]:
-    quiz = RunConfig().quiz
+    examples, quiz = read_examples(_data_of(request)), RunConfig().quiz
+    questions = request.arguments.get("questions")
     resident = _named(request)
     with resident.lock:
         return evaluate(
             resident,
-            read_examples(_data_of(request)),
-            questions=int(request.arguments.get("questions", quiz.questions)),
+            examples,
+            questions=len(examples) if questions is None else int(questions),
             max_new_tokens=int(request.arguments.get("max_new_tokens", quiz.max_new_tokens)),
             emit=request.emit,
+            should_stop=request.cancelled.is_set,
         )
 
 

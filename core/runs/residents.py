@@ -14,11 +14,14 @@ from typing import Any
 
 import psutil
 
+from core.config import RunConfig
 from core.data.chat import ChatFormat
+from core.errors import ModelError
 from core.models import ensure_local, resolve
+from core.runs.folder import read_json
 
 _SPARE = 400_000_000  # bytes left free for generating and for other programs
-_BYTES_PER_WEIGHT = 2
+_BYTES_PER_WEIGHT = 4  # float32, which is what most CPUs multiply fast
 
 Progress = Callable[[float, str], None]
 
@@ -39,8 +42,6 @@ def base_of(run: Path) -> str:
     Raises:
         ConfigError: the folder holds no configuration.
     """
-    from core.config import RunConfig
-
     return RunConfig.load(run / "config.json").model
 
 
@@ -60,16 +61,26 @@ class Residents:
         """
         return self._get("base", model, lambda: _load_base(model, progress), _weights(model))
 
-    def tuned(self, adapter: Path) -> Resident:
-        """The tuned model of a run folder or an adapter folder.
+    def tuned(self, adapter: Path, model: str, progress: Progress) -> Resident:
+        """The tuned model of a run folder, or of an exported PEFT adapter on its base.
+
+        Args:
+            adapter: the folder.
+            model: the base of a PEFT adapter; empty: the one that the adapter names.
+            progress: hears how the base is made ready.
 
         Raises:
             ModelError: there is none, or it is damaged.
         """
         # A run that went on since has another adapter.
         stamps = sorted(p.stat().st_mtime_ns for p in adapter.rglob("*.safetensors"))
-        key = (str(adapter.resolve()), stamps[-1:])
-        return self._get("tuned", key, lambda: _load_tuned(adapter), 0)
+        key = (str(adapter.resolve()), model, stamps[-1:])
+        exported = read_json(adapter / "adapter_config.json")
+        if exported is None:
+            base = base_of(adapter)
+            return self._get("tuned", key, lambda: _load_run(adapter), _weights(base))
+        base = model or _named_base(adapter, str(exported.get("base_model_name_or_path", "")))
+        return self._get("tuned", key, lambda: _load_peft(adapter, base, progress), _weights(base))
 
     def _get(self, which: str, key: Any, load: Callable[[], Resident], weights: int) -> Resident:
         with self._loading:
@@ -95,15 +106,41 @@ def _weights(model: str) -> int:
     return resolve(model).parameters
 
 
+def _named_base(adapter: Path, name: str) -> str:
+    beside = (adapter / name).resolve()
+    return str(beside) if name and beside.is_dir() else name
+
+
 def _load_base(model: str, progress: Progress) -> Resident:
+    import torch
+
     from core.modelload import load_dense, load_tokenizer
+    from core.quant.load import compute_dtype
 
     folder = ensure_local(resolve(model), progress)
     tokenizer = load_tokenizer(folder)
-    return Resident(load_dense(folder), tokenizer, ChatFormat.of(tokenizer))
+    # The tuned model computes in this dtype too: the panes differ by the adapter alone.
+    dense = load_dense(folder, compute_dtype(torch.device("cpu")))
+    return Resident(dense, tokenizer, ChatFormat.of(tokenizer))
 
 
-def _load_tuned(adapter: Path) -> Resident:
+def _load_run(run: Path) -> Resident:
     from core.adapters.store import load_adapted
 
-    return Resident(*load_adapted(adapter))
+    return Resident(*load_adapted(run))
+
+
+def _load_peft(adapter: Path, model: str, progress: Progress) -> Resident:
+    from peft import PeftModel
+
+    base = _load_base(model, progress)
+    try:
+        tuned = PeftModel.from_pretrained(base.model, adapter, local_files_only=True).eval()
+    except (ValueError, RuntimeError, OSError, KeyError) as error:
+        raise ModelError(
+            "This adapter cannot be used on this base model.",
+            where=adapter.name,
+            action="Name the base that it was trained on by --model.",
+            code="adapter.unusable",
+        ) from error
+    return Resident(tuned, base.tokenizer, base.chat)
