@@ -66,7 +66,8 @@ def plan_grid(plan: dict[str, Any], words: Words) -> dict[str, Any]:
 
 def why(linear: dict[str, Any], words: Words) -> str:
     """Return the one sentence why a layer got its bits and rank, in the page's language."""
-    pattern = words.get(f"why.{linear.get('why_code', '')}", "")
+    code = linear.get("why_code", "").replace(".lowest", "_lowest")
+    pattern = words.get(code, "")
     if not pattern:
         return str(linear["why"])
     try:
@@ -106,8 +107,8 @@ def live_delta(events: Sequence[dict[str, Any]], words: Words) -> dict[str, Any]
         elif kind == "plan":
             delta["plan"] = plan_summary(event["plan"], words)
         elif kind == "note":
-            code = event.get("code", "")
-            delta["notes"].append(words.get(f"note.{code}", event["text"]))
+            note = Problem("", event["text"], code=event.get("code", ""))
+            delta["notes"].append(words.problem(note).what)
         elif kind == "failed":
             delta["failed"] = _failure(event, words)
         elif kind in _LATEST:

@@ -1,17 +1,22 @@
 """All words of the studio, in one place: ``assets/locales/<language>.json``.
 
-A page never contains a sentence of its own; it asks ``words("plan.title")``. Findings about files
-(:class:`core.errors.Problem`) are written in English where they arise; here they are translated by
-their code and values.
+A page never contains a sentence of its own; it asks ``words("plan.title")``. Findings and errors
+(:class:`core.errors.Problem`) are written in English where they arise; ``problems.<language>.json``
+translates them by their code. The values come with the problem, or are read out of the English
+sentence by its template (``of`` in the file, or :data:`core.data.messages.CODES`).
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cache
+from string import Formatter
 from typing import Any
 
+from core.data.messages import CODES
 from core.errors import Problem, StudioError
 from core.home import ASSETS
 
@@ -34,13 +39,67 @@ def catalogue(language: str) -> dict[str, str]:
     return dict(_flat(json.loads(file.read_text("utf-8"))))
 
 
+@dataclass(frozen=True)
+class Translation:
+    """What stands for one English problem: its two sentences, and how to find their values.
+
+    Attributes:
+        pattern: reads the values out of the English ``what`` and ``action``, a line each.
+        only: the translation is for sentences of that pattern only (a code can have several).
+    """
+
+    what: str
+    action: str
+    pattern: re.Pattern[str]
+    only: bool
+
+    def of(self, problem: Problem) -> tuple[str, str] | None:
+        """Return both sentences with their values, or ``None`` if they cannot be said."""
+        found = self.pattern.fullmatch(f"{problem.what}\n{problem.action}")
+        if self.only and not found:
+            return None
+        values = {**(found.groupdict() if found else {}), **dict(problem.values)}
+        try:
+            return self.what.format(**values), self.action.format(**values)
+        except (KeyError, IndexError, ValueError):
+            return None  # a value is missing: the English sentence is still right
+
+
 @cache
-def _problem_texts(language: str) -> dict[str, dict[str, str]]:
+def translations(language: str) -> dict[str, list[Translation]]:
+    """Return the translations of problems by their code."""
     file = ASSETS / "locales" / f"problems.{language}.json"
     if not file.exists():  # English sentences come with the problems themselves
         return {}
-    texts: dict[str, dict[str, str]] = json.loads(file.read_text("utf-8"))
-    return texts
+    tree: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    return {
+        code: [_translation(code, t) for t in (texts if isinstance(texts, list) else [texts])]
+        for code, texts in tree.items()
+    }
+
+
+def _translation(code: str, texts: dict[str, str]) -> Translation:
+    if own := texts.get("of"):
+        pattern = f"{_pattern(own)}\n.*"
+    elif known := CODES.get(code):
+        pattern = _pattern(f"{known.what}\n{known.action}")
+    else:
+        pattern = ".*"
+    return Translation(
+        texts["what"], texts["action"], re.compile(pattern, re.DOTALL), "of" in texts
+    )
+
+
+def _pattern(template: str) -> str:
+    """Return a regular expression that reads the values out of a sentence of ``template``."""
+    pieces, seen = [], set()
+    for literal, field, _, conversion in Formatter().parse(template):
+        pieces.append(re.escape(literal))
+        if field:
+            value = f"(?P={field})" if field in seen else f"(?P<{field}>.+)"
+            pieces.append(f"'{value}'" if conversion == "r" else value)
+            seen.add(field)
+    return "".join(pieces)
 
 
 def preferred_language(cookie: str | None, accept_language: str | None) -> str:
@@ -92,30 +151,22 @@ class Words:
 
     def problem(self, problem: Problem) -> Problem:
         """Return ``problem`` with its sentences in this language, where a translation exists."""
-        texts = _problem_texts(self.language).get(problem.code)
-        if not texts:
-            return problem
-        try:
-            what, action = (texts.get(k, "").format(**dict(problem.values)) for k in _SENTENCES)
-        except (KeyError, IndexError, ValueError):
-            return problem  # a value the translation needs is missing: the English is still right
-        return Problem(
-            self._where(problem.where),
-            what or problem.what,
-            action or problem.action,
-            problem.severity,
-            problem.code,
-            problem.values,
-        )
+        for translation in translations(self.language).get(problem.code, ()):
+            if sentences := translation.of(problem):
+                return replace(
+                    problem, where=self.place(problem.where), what=sentences[0], action=sentences[1]
+                )
+        return replace(problem, where=self.place(problem.where))
 
     def error(self, error: StudioError) -> list[Problem]:
-        """Return the findings behind ``error`` in this language."""
-        return [self.problem(p) for p in error.problems]
+        """Return the findings behind ``error`` in this language, each once."""
+        found = {(p.where, p.what): p for p in map(self.problem, error.problems)}
+        return list(found.values())
 
-    def _where(self, where: str) -> str:
-        kind, _, rest = where.partition(" ")
-        pattern = self._texts.get(f"where.{kind}")
-        return pattern.format(n=rest) if pattern and rest else where
-
-
-_SENTENCES = ("what", "action")
+    def place(self, where: str) -> str:
+        """Return ``row 3, row 5 and 7 more`` in this language."""
+        for kind in ("row", "line", "sheet", "column", "step"):
+            pattern = self._texts[f"where.{kind}"]
+            named = rf"\b{kind} (.+?)(?=,| and \d+ more|$)"
+            where = re.sub(named, pattern.replace("{n}", r"\1"), where)
+        return re.sub(r" and (\d+) more$", self._texts["where.more"].replace("{n}", r"\1"), where)

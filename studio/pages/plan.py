@@ -199,16 +199,16 @@ def _progress(progress: dict[str, Any], words: Words) -> Markup:
 
 def _too_small(
     minimum: int, config: RunConfig, words: Words, plan: dict[str, Any] | None = None
-) -> str:
+) -> Markup:
     """Say the smallest budget that works and the smallest change that fits, each one click away."""
     rounded = -(-minimum // (STEP_MB * MB)) * STEP_MB * MB
     size = words.size(rounded)
     actions = _apply(f"budget_bytes={rounded}", words("plan.apply_budget", size=size))
     text = words("plan.too_small_text", size=words.size(minimum))
-    suggestion = (plan or {}).get("suggestion_values", {})
-    for field, value in suggestion.items():
-        label = words.get(f"plan.apply_{field.replace('.', '_')}", f"{field} = {value}")
-        actions += _apply(f"{field}={value}", label.format(value=value))
+    shorter = (plan or {}).get("suggestion_values", {}).get("max_length")
+    if shorter:
+        label = words("plan.apply_max_length", value=shorter)
+        actions += _apply(f"train.max_length={shorter}", label)
     return banner(
         "bad", words("plan.too_small", size=words.size(config.budget_bytes)), text, actions=actions
     )
