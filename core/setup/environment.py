@@ -91,7 +91,9 @@ def make_venv(venv: Path) -> None:
             action="Close a studio that runs from it, or make the folder writable; start again.",
         ) from error
     title = "Making the environment"
-    code, log = watch([sys.executable, "-m", "venv", str(venv)], venv / LOG, title, 0)
+    # The Python under this one: we may run from the very environment that was just removed.
+    python = getattr(sys, "_base_executable", None) or sys.executable
+    code, log = watch([python, "-m", "venv", str(venv)], venv / LOG, title, 0)
     if code != 0:
         raise explain(title, log, venv / LOG)
     write_stamp(venv, {"venv": python_key()})

@@ -80,7 +80,9 @@ def test_an_unfinished_environment_is_made_again(
     (venv / "lib").mkdir(parents=True)
     write_stamp(venv, {})
     make_venv(venv)
-    assert quick_venv == [[sys.executable, "-m", "venv", str(venv)]]
+    ((python, *arguments),) = quick_venv
+    assert arguments == ["-m", "venv", str(venv)]
+    assert venv not in Path(python).parents
     assert not (venv / "lib").exists()
     assert set(read_stamp(venv)) == {"venv"}
 
