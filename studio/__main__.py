@@ -15,6 +15,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 from core.errors import StudioError
 from studio.door import take_port
 from studio.guard import LOOPBACK
+from studio.stubs import skip_stub_files
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         door = take_port(options.host, options.port)
-        from studio.server import serve  # three seconds of imports, after the port is ours
+        skip_stub_files()
+        from studio.server import serve  # seconds of imports, after the port is ours
 
         serve(door, open_browser=not options.no_browser)
     except StudioError as error:
