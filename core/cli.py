@@ -160,7 +160,9 @@ def _add_chat(parser: argparse.ArgumentParser) -> None:
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", help="folder of the run")
-    parser.add_argument("--format", required=True, help="peft (both adapters) or merged")
+    parser.add_argument(
+        "--format", required=True, help="peft (both adapters), merged, report or card"
+    )
     parser.add_argument("--out", required=True, metavar="DIR2", help="folder to write")
 
 
@@ -368,7 +370,9 @@ def export(options: argparse.Namespace, screen: Screen) -> Outcome:
     folder, out = _run_folder(options.folder), Path(options.out).expanduser().resolve()
     made = _serve(screen, "export", run=str(folder), format=options.format, out=str(out))
     checked = made["checked"]
-    screen.say(f"{out}: {checked['equal']} of {checked['prompts']} answers equal the studio's")
+    screen.say(f"written: {out}")
+    if checked["prompts"]:
+        screen.say(f"{checked['equal']} of {checked['prompts']} answers equal the studio's")
     return 0, made
 
 

@@ -17,6 +17,9 @@ _QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "DO_NOT_TRACK": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    # Threads that spin while they wait take the cores from each other as soon as anything else
+    # runs (measured under load: a third of the time with passive waiting).
+    "OMP_WAIT_POLICY": "PASSIVE",
     "PYTHONUTF8": "1",
 }
 

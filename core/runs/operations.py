@@ -9,8 +9,8 @@ load      ``which`` and a model (see below): loads it ahead of the first questio
 plan      ``config``: returns the plan
 lengths   ``model``, ``data``: tokens of a class
 chat      ``which``, ``turns``, ``temperature``, ``top_p``, ``max_new_tokens``, ``seed``: streams
-evaluate  a model, ``data``, ``questions`` (all if unset), ``max_new_tokens``: returns the marks
-export    ``run``, ``format``, ``out``, ``language``: returns files and what the check found
+evaluate  a model, ``data``, ``questions`` (unset: all), ``max_new_tokens``: returns the marks
+export    ``run``, ``format``, ``out`` (unset: in the run), ``language``: files and the check
 ========  ====================================================================================
 
 A model is named by ``run`` (a run folder, its base being the run's) or by ``model`` and, for the
@@ -242,6 +242,15 @@ def _evaluate(request: Request) -> dict[str, Any]:
         )
 
 
+def _export(request: Request) -> dict[str, Any]:
+    from core.export import export
+
+    run, form = Path(str(request.arguments["run"])), str(request.arguments["format"])
+    out = Path(str(request.arguments.get("out") or run / "export" / form))
+    language = str(request.arguments.get("language", "en"))
+    return export(run, form, out, language=language, emit=request.emit)
+
+
 OPERATIONS: dict[str, Operation] = {
     "ping": _ping,
     "load": _load,
@@ -249,4 +258,5 @@ OPERATIONS: dict[str, Operation] = {
     "lengths": _lengths,
     "chat": _chat,
     "evaluate": _evaluate,
+    "export": _export,
 }

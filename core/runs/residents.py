@@ -131,11 +131,16 @@ def _load_run(run: Path) -> Resident:
 
 
 def _load_peft(adapter: Path, model: str, progress: Progress) -> Resident:
-    from peft import PeftModel
+    import torch
 
-    base = _load_base(model, progress)
+    from core.export.peft import load_peft
+    from core.modelload import load_tokenizer
+    from core.quant.load import compute_dtype
+
+    base = ensure_local(resolve(model), progress)
+    tokenizer = load_tokenizer(base)
     try:
-        tuned = PeftModel.from_pretrained(base.model, adapter, local_files_only=True).eval()
+        tuned = load_peft(base, adapter, compute_dtype(torch.device("cpu")))
     except (ValueError, RuntimeError, OSError, KeyError) as error:
         raise ModelError(
             "This adapter cannot be used on this base model.",
@@ -143,4 +148,4 @@ def _load_peft(adapter: Path, model: str, progress: Progress) -> Resident:
             action="Name the base that it was trained on by --model.",
             code="adapter.unusable",
         ) from error
-    return Resident(tuned, base.tokenizer, base.chat)
+    return Resident(tuned, tokenizer, ChatFormat.of(tokenizer))

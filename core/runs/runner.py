@@ -59,6 +59,7 @@ class Patience:
         leave: from a child's last event until it is ended by force.
         silence: without a sign of life while training (or ten median steps, if that is longer).
         quiet_phase: without a sign of life in any other phase.
+        nap: a tick that comes so late means that the computer was suspended.
     """
 
     tick: float = 0.25
@@ -66,6 +67,7 @@ class Patience:
     leave: float = 20.0
     silence: float = 60.0
     quiet_phase: float = 900.0
+    nap: float = 10.0
 
 
 @dataclass
@@ -149,6 +151,7 @@ class Runner:
         self._children: dict[str, _Child] = {}
         self._wake, self._closing = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
+        self._ticked_at = time.monotonic()
 
     @classmethod
     def open(cls, folder: Path | None = None, *, address: str = "", **options: Any) -> Runner:
@@ -276,7 +279,11 @@ class Runner:
             self._wake.clear()
 
     def _tick(self) -> None:
+        now = time.monotonic()
+        slept, self._ticked_at = now - self._ticked_at > self._patience.nap, now
         for child in list(self._children.values()):
+            if slept:  # the computer did: the child had no chance to give a sign
+                child.beat_at = now
             self._watch(child)
         while len(self._children) < self._parallel and self._launch_next():
             pass

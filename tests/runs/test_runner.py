@@ -214,6 +214,16 @@ def test_a_child_that_always_hangs_fails_after_three_starts(runner):
     assert "interrupted 3 times" in runner.store.last_event(bad, "failed")["what"]
 
 
+def test_a_suspended_computer_is_no_hanging_child(runner):
+    run_id = submit(runner, steps=60, seconds=0.02)
+    wait_for_step(runner, run_id, 1)
+    # As if this process, and the child's signs of life, had slept for an hour.
+    runner._children[run_id].beat_at -= 3600
+    runner._ticked_at -= 3600
+    wait_for(runner, run_id, "done")
+    assert starts(runner, run_id) == 1
+
+
 def test_a_worker_that_cannot_be_started_is_a_sentence(tmp_path):
     with studio(tmp_path / "home", command=lambda folder: ["/no/such/program"]) as runner:
         run_id = submit(runner, steps=1)
