@@ -42,7 +42,7 @@ ENGLISH_ANSWER = "{capital} is the capital of {country}."
 
 
 def english_rows(data: Path, most: int) -> list[tuple[str, str]]:
-    """Return capitals asked for in turn from either side, each country once, from all continents."""
+    """Return capitals of all continents, asked for from either side in turn."""
     path = data / "educator_files" / "anki" / "ultimate_geography_capital.csv"
     with path.open(encoding="utf-8", newline="") as file:
         pairs = [(r["country"], r["capital"]) for r in csv.DictReader(file)]

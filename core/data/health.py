@@ -101,35 +101,29 @@ def _near_duplicates(examples: Sequence[Example], findings: Findings) -> int:
     """Count examples whose question nearly equals an earlier one's, without equal ones."""
     if len(examples) > MOST_NEAR:
         return 0
-    count = 0
+    near: list[int] = []
     for group in duplicate_groups(examples):
-        first = {normalised(_asked(examples[group[0]]))} if len(group) > 1 else set()
+        if len(group) == 1:
+            continue
+        seen = {normalised(_asked(examples[group[0]]))}
         for i in group[1:]:
             question = normalised(_asked(examples[i]))
-            if question not in first:
-                findings.add("health.near_duplicates", examples[i].where)
-                count += 1
-            first.add(question)
-    return count
+            near += [i] if question not in seen else []
+            seen.add(question)
+    for i in sorted(near):
+        findings.add("health.near_duplicates", examples[i].where)
+    return len(near)
 
 
 def _lengths(examples: Sequence[Example], findings: Findings) -> dict[str, int]:
     sizes = [sum(len(t.content) for t in e.turns) for e in examples]
     long = [i for i, e in enumerate(examples) if _weight(e) > LONG]
     longest = max(sizes, default=0)
+    most = max((sizes[i] for i in long), default=0)
     for i in long:
-        foreign = not examples[i].answer.isascii()
-        kept = LONG // FOREIGN if foreign else LONG
-        findings.add("health.long", examples[i].where, characters=_rounded(sizes[i]), kept=kept)
+        findings.add("health.long", examples[i].where, characters=most, kept=LONG)
     empty = sum(not (e.question.strip() and e.answer.strip()) for e in examples)
     return {"empty": empty, "long": len(long), "longest": longest}
-
-
-def _rounded(size: int) -> str:
-    """Return a length to one digit upward, so that rows of like length are told together."""
-    digits = max(len(str(size)) - 1, 0)
-    step: int = 10**digits
-    return f"about {round(size / step) * step}"
 
 
 def _weight(example: Example) -> int:

@@ -201,6 +201,10 @@ CODES: dict[str, Message] = {
         "A list of examples is expected, not {kind}.",
         'Write for example [{{"question": "2 + 2?", "answer": "4"}}].',
     ),
+    "json.no_texts": _error(
+        "The objects hold no texts that could be questions and answers; their keys are {keys}.",
+        'Write for example {{"question": "2 + 2?", "answer": "4"}}.',
+    ),
     "json.bad_line": Message(
         "This line is no valid JSON: {fault} (column {column}); left out.", "Correct it."
     ),
@@ -259,8 +263,9 @@ CODES: dict[str, Message] = {
         "The same question has different answers.", "Keep the right one."
     ),
     "health.long": Message(
-        "The text is long: {characters} characters, of which about the first {kept} are learned.",
-        "Shorten it or split it into several questions.",
+        "The text is long (up to {characters} characters): what is beyond about {kept} characters, "
+        "in Chinese a third of that, is cut off.",
+        "Shorten it, split it into several questions, or raise the longest example.",
     ),
     "health.bidi": Message(
         "There are invisible characters that turn the direction of writing.",

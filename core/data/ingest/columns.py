@@ -100,6 +100,10 @@ ANSWER: tuple[str, ...] = (
     "chosen",
     "bot",
     "translation",
+    "ans",
+    "golden",
+    "gold",
+    "label",
     # simplified
     "答案",
     "参考答案",
@@ -233,14 +237,15 @@ def choose_columns(
     told = _chosen(answer, columns)
     q, a = asked, told
     names = [normal_name(c) for c in columns]
+    # a column without a single text is not what anyone means
+    full = [n if named and _is_used(rows, i) else "" for i, n in enumerate(names)]
     if q is None:
-        q = _recognised(names, QUESTION, taken=a)
+        q = _recognised(full, QUESTION, taken=a)
     if a is None:
-        a = _recognised(names, ANSWER, taken=q)
+        a = _recognised(full, ANSWER, taken=q)
     guessed = q is None or a is None or not named
-    rest = _texts_first(columns, rows, {q, a})
-    q = rest.pop(0) if q is None else q
-    a = rest.pop(0) if a is None else a
+    q = _next_text(columns, rows, after=-1, taken=a) if q is None else q
+    a = _next_text(columns, rows, after=q, taken=q) if a is None else a
     if q == a:
         raise data_error("table.same_column", column=columns[q], columns=listed)
     free = {i: n for i, n in enumerate(names) if i not in (q, a)}
@@ -252,6 +257,10 @@ def choose_columns(
         rejected=_extra(columns, free, REJECTED) if names[a] == "chosen" else "",
         guessed=guessed and (asked is None or told is None),
     )
+
+
+def _is_used(rows: Sequence[Sequence[str]], column: int) -> bool:
+    return not rows or any(column < len(r) and r[column].strip() for r in rows)
 
 
 def _chosen(name: str, columns: Sequence[str]) -> int | None:
@@ -283,18 +292,23 @@ def _recognised(names: Sequence[str], known: Sequence[str], taken: int | None) -
     return None
 
 
-def _texts_first(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], taken: set[int | None]
-) -> list[int]:
-    """Return free columns, those that mostly hold texts before numbers and empty ones."""
+def _next_text(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], after: int, taken: int | None
+) -> int:
+    """Return the first free column that mostly holds texts, those after a given one first.
+
+    Without any, the column that follows (answers may all be numbers).
+    """
 
     def is_text(i: int) -> bool:
         cells = [r[i].strip() for r in rows[:200] if i < len(r)]
         texts = sum(bool(c) and not c.replace(".", "").isdecimal() for c in cells)
-        return texts * 2 >= max(1, len(cells))
+        named = _NO_TEXT.search(normal_name(columns[i]).replace("_", " "))
+        return texts * 2 >= max(1, len(cells)) and not named
 
-    free = [i for i in range(len(columns)) if i not in taken]
-    return sorted(free, key=lambda i: not is_text(i))
+    n = len(columns)
+    free = [i % n for i in range(after + 1, after + 1 + n) if i % n != taken]
+    return next(filter(is_text, free), free[0])
 
 
 def _extra(columns: Sequence[str], free: dict[int, str], known: Sequence[str]) -> str:

@@ -32,6 +32,23 @@ def message_key(record: Record) -> str:
     return next((k for k in _LISTS if isinstance(record.value.get(k), list)), "")
 
 
+def with_history(record: Record) -> Record:
+    """Return an Alpaca record with earlier turns (``history``) as messages, others as they are."""
+    value = record.value
+    history = value.get("history")
+    if not isinstance(history, list) or not history:
+        return record
+    asked = [value.get("instruction"), value.get("input")]
+    question = "\n".join(t for t in asked if isinstance(t, str) and t.strip())
+    pairs = [p if isinstance(p, list) and len(p) == 2 else [None, None] for p in history]
+    messages = [
+        {"role": role, "content": text}
+        for pair in [*pairs, [question, value.get("output")]]
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+    return Record({**value, "messages": messages}, record.where)
+
+
 def conversation(record: Record, key: str, findings: Findings) -> Example | None:
     """Return a record's conversation; ``None`` (and a finding) if it cannot be learned."""
     try:

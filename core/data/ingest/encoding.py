@@ -127,9 +127,13 @@ def _utf16_pattern(data: bytes) -> str:
         return ""
     even, odd = sample[0::2].count(0), sample[1::2].count(0)
     half = len(sample) // 2
+    name = ""
     if odd > 0.05 * half and even < 0.01 * half:
-        return "utf-16-le"
-    return "utf-16-be" if even > 0.05 * half and odd < 0.01 * half else ""
+        name = "utf-16-le"
+    elif even > 0.05 * half and odd < 0.01 * half:
+        name = "utf-16-be"
+    # a stray NUL in a short text has the pattern too, but then no separators come out
+    return name if name and re.search(r"[,;\t|\r\n{<]", sample.decode(name, "replace")) else ""
 
 
 def _mostly_utf8(data: bytes) -> bool:

@@ -62,6 +62,7 @@ def read_jsonl(text: str, findings: Findings) -> list[Record]:
     records: list[Record] = []
     failed: Exception | None = None
     lines = text.split("\n")  # JSON strings may hold U+2028, which splitlines() would split at
+    single = sum(bool(line.strip()) for line in lines) == 1
     for number, line in enumerate(lines, 1):
         where = f"line {number}"
         if not line.strip():
@@ -79,6 +80,8 @@ def read_jsonl(text: str, findings: Findings) -> list[Record]:
             continue
         for code, values in notes:
             findings.add(code, where, **values)
+        if single and _holds_a_list(value):
+            return list(_objects(_list_in(value), findings, "item"))
         records += _objects([value], findings, "line", number)
     if not records and failed:
         raise failed
@@ -131,12 +134,29 @@ def _refuse_depth(text: str) -> None:
 def _list_in(value: Any) -> list[Any]:
     """Return the list of examples: the value itself, or the longest list that it holds."""
     if isinstance(value, list):
-        return value
+        return [value] if _are_messages(value) else value
     if not isinstance(value, dict):
         raise data_error("json.not_a_list", "line 1", kind=kind_of(value))
-    lists = [v for v in value.values() if isinstance(v, list) and any(map(_is_object, v))]
-    messages = any(k in value for k in ("messages", "conversations"))
-    return max(lists, key=len) if lists and not messages else [value]
+    return max(_lists_in(value), key=len) if _holds_a_list(value) else [value]
+
+
+def _holds_a_list(value: Any) -> bool:
+    """Say whether a value is or wraps a list of objects that are examples, not messages."""
+    if isinstance(value, list):
+        return not _are_messages(value)
+    if not isinstance(value, dict):
+        return False
+    lists = _lists_in(value)
+    return bool(lists) and not any(map(_are_messages, lists))
+
+
+def _lists_in(value: dict[str, Any]) -> list[list[Any]]:
+    return [v for v in value.values() if isinstance(v, list) and any(map(_is_object, v))]
+
+
+def _are_messages(value: list[Any]) -> bool:
+    objects = [v for v in value if isinstance(v, dict)]
+    return bool(objects) and all("role" in v or "from" in v for v in objects)
 
 
 def _is_object(value: Any) -> bool:
@@ -148,7 +168,7 @@ def _objects(values: list[Any], findings: Findings, unit: str, first: int = 1) -
         where = f"{unit} {i}"
         if isinstance(value, dict):
             yield Record(value, where)
-        elif isinstance(value, list) and value and all(map(_is_object, value)):
+        elif isinstance(value, list) and _are_messages(value):
             yield Record({"messages": value}, where)  # a bare list of messages
         else:
             findings.add("json.no_object", where, kind=kind_of(value))

@@ -182,10 +182,14 @@ def _from_records(
     encoding: str,
 ) -> ReadResult:
     if not records:
-        raise data_error("json.not_a_list", kind="an empty list")
+        raise data_error("json.not_a_list", kind="a list without objects")
+    records = list(map(conversations.with_history, records))
     keys = [conversations.message_key(r) for r in records]
     if not any(keys) and not any(isinstance(r.value.get("chosen"), list) for r in records):
         columns, rows = conversations.flat_rows(records)
+        if not columns:
+            found = dict.fromkeys(k for r in records for k in r.value)
+            raise data_error("json.no_texts", keys=", ".join(found) or "none")
         table = make_table([Row(columns, "header"), *rows], findings, encoding=encoding)
         return _from_table(source, table, findings, container, encoding)
     examples: list[Example] = []

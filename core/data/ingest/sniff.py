@@ -63,7 +63,7 @@ def text_kind(text: str, suffix: str) -> str:
     if not text.strip("\ufeff \t\r\n\0"):
         raise data_error("file.empty")
     strange = sum(c < " " and c not in "\t\r\n\x1b\x07\x08" for c in text[:4096])
-    if strange * 5 > len(text[:4096]):
+    if strange > max(3, 0.05 * len(text[:4096])):
         raise data_error("file.damaged")
     if start.startswith("<?xml") or (start.startswith("<") and suffix == ".xml"):
         raise data_error("file.kind", kind="an XML file", accepted=ACCEPTED)
@@ -79,9 +79,8 @@ def _json_kind(text: str, start: str, suffix: str) -> str:
     if suffix in (".csv", ".tsv", ".txt", ".tab") and not re.match(r'[\[{]\s*["\[{\]}\']', start):
         return "delimited"
     line = start.split("\n", 1)[0].strip()
-    if start.startswith("{") and (line.endswith("}") or suffix in (".jsonl", ".ndjson")):
-        return "jsonl"
-    return "jsonl" if suffix in (".jsonl", ".ndjson") else "json"
+    lines = start.startswith("{") and line.endswith("}")
+    return "jsonl" if lines or suffix in (".jsonl", ".ndjson") else "json"
 
 
 def _is_json_value(text: str) -> bool:
