@@ -78,6 +78,22 @@ def is_frozen(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() and (folder / "train.jsonl").is_file()
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it exists whole or not at all, even after a power cut."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    staging = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        staging.replace(path)
+    except BaseException:
+        staging.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames in a folder survive a power cut, where the system can."""
     if os.name == "nt":  # a folder cannot be opened there

@@ -139,6 +139,7 @@ CODES: dict[str, Message] = {
         "The chosen answer equals the rejected one; left out.", "Correct one of them."
     ),
     "table.no_rejected": Message("The rejected answer is missing; left out.", "Fill it in."),
+    "edit.unknown_row": _error("There is no row {row}; there are {rows}.", "Choose one of them."),
     # Excel and HTML
     "excel.no_workbook": _error(
         "This is {kind} and no Excel workbook.", "Save the table as .xlsx in Excel and choose that."

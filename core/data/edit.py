@@ -1,0 +1,195 @@
+"""Editing a class: rows under columns, every change a new version, the old ones untouched."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from core.data.frozen import write_whole
+from core.data.ingest.table import MOST_ROWS, Row, Table, learn
+from core.data.messages import Findings, data_error
+from core.data.types import Example, ReadResult, Turn
+from core.errors import DataError, Problem
+
+# What a spreadsheet would take for a formula, whatever quotes stand before it (OWASP).
+_FORMULA = re.compile(r"'*[=+\-@\t\r\0]")
+# Characters that XML 1.0, and so a workbook, cannot hold.
+_NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+
+
+@dataclass(frozen=True)
+class Version:
+    """One state of a class's rows; changes return a new version.
+
+    Attributes:
+        columns: the column names.
+        rows: the cells of every row, as many as there are columns.
+        mapping: the column of each part of an example (``question``, ``answer`` ...).
+        where: the place of each row in the file it came from; empty for rows added since.
+        origins: the conversation of each row that came from one; a change of its question or
+            answer keeps the turns before it.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    mapping: Mapping[str, str]
+    where: tuple[str, ...]
+    origins: tuple[Example | None, ...]
+
+    @staticmethod
+    def of(result: ReadResult) -> Version:
+        """Return the first version: the rows as they were read."""
+        known = {e.where: e for e in result.examples if len(e.turns) > 2}
+        where = result.row_where
+        origins = tuple(known.get(w) for w in where)
+        return Version(result.columns, result.rows, dict(result.mapping), where, origins)
+
+    @property
+    def id(self) -> str:
+        """A name of the version by its content."""
+        turns = [e.to_json()["messages"] if e else None for e in self.origins]
+        content = [self.columns, self.rows, dict(self.mapping), turns]
+        text = json.dumps(content, ensure_ascii=False)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    def edit(self, row: int, column: str, text: str) -> Version:
+        """Return the version with another text in one cell.
+
+        Raises:
+            DataError: if there is no such row or column.
+        """
+        at = self._column(column)
+        cells = list(self.rows[self._row(row)])
+        cells[at] = text
+        return replace(self, rows=_with(self.rows, row, tuple(cells)))
+
+    def add(self, cells: Mapping[str, str], at: int | None = None) -> Version:
+        """Return the version with a row more, at the end unless ``at`` is given.
+
+        Raises:
+            DataError: if a column does not exist or there are too many rows.
+        """
+        if len(self.rows) >= MOST_ROWS:
+            raise data_error("table.too_many_rows", limit=MOST_ROWS)
+        for column in cells:
+            self._column(column)
+        row = tuple(cells.get(c, "") for c in self.columns)
+        at = len(self.rows) if at is None else min(max(at, 0), len(self.rows))
+        return replace(
+            self,
+            rows=(*self.rows[:at], row, *self.rows[at:]),
+            where=(*self.where[:at], "", *self.where[at:]),
+            origins=(*self.origins[:at], None, *self.origins[at:]),
+        )
+
+    def remove(self, rows: Sequence[int]) -> Version:
+        """Return the version without some rows.
+
+        Raises:
+            DataError: if there is no such row.
+        """
+        gone = {self._row(row) for row in rows}
+        kept = [i for i in range(len(self.rows)) if i not in gone]
+        return replace(
+            self,
+            rows=tuple(self.rows[i] for i in kept),
+            where=tuple(self.where[i] for i in kept),
+            origins=tuple(self.origins[i] for i in kept),
+        )
+
+    def examples(self) -> tuple[tuple[Example, ...], list[Problem]]:
+        """Return what this version teaches, and what is left out and why.
+
+        Raises:
+            DataError: if no row has both a question and an answer.
+        """
+        findings = Findings()
+        places = [w or f"added row {i}" for i, w in enumerate(self.where, 1)]
+        rows = tuple(Row(r, w) for r, w in zip(self.rows, places, strict=True))
+        table = Table(self.columns, rows)
+        learned = learn(table, findings, self.mapping["question"], self.mapping["answer"])
+        origins = dict(zip(places, self.origins, strict=True))
+        examples = tuple(_continued(e, origins[e.where]) for e in learned.examples)
+        problems = findings.problems()
+        if not examples:
+            raise DataError(
+                "No row has both a question and an answer.",
+                action="Fill in the rows named.",
+                code="table.no_examples",
+                problems=problems,
+            )
+        return examples, problems
+
+    def _row(self, row: int) -> int:
+        if not 0 <= row < len(self.rows):
+            raise data_error("edit.unknown_row", row=row + 1, rows=len(self.rows))
+        return row
+
+    def _column(self, column: str) -> int:
+        if column not in self.columns:
+            listed = ", ".join(self.columns)
+            raise data_error("table.unknown_column", column=column, columns=listed)
+        return self.columns.index(column)
+
+
+def protected(text: str) -> str:
+    """Return a text that no spreadsheet takes for a formula; reading a file undoes it."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def to_csv(version: Version) -> bytes:
+    """Return the rows as CSV in UTF-8, with a BOM for Excel."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\r\n", quoting=csv.QUOTE_ALL)
+    for row in (version.columns, *version.rows):
+        writer.writerow(map(protected, row))
+    return text.getvalue().encode("utf-8-sig", "replace")
+
+
+def to_xlsx(version: Version) -> bytes:
+    """Return the rows as a workbook; every cell is text."""
+    import openpyxl  # heavy; only for workbooks
+
+    book = openpyxl.Workbook(write_only=True)
+    sheet = book.create_sheet("Class")
+    for row in (version.columns, *version.rows):
+        cells = [openpyxl.cell.WriteOnlyCell(sheet, _in_xml(protected(c))) for c in row]
+        for cell in cells:
+            cell.data_type, cell.number_format = "s", "@"
+        sheet.append(cells)
+    buffer = io.BytesIO()
+    book.save(buffer)
+    return buffer.getvalue()
+
+
+def save(version: Version, folder: Path) -> Path:
+    """Write a version as ``<id>.csv`` into a folder, whole or not at all; return its path."""
+    path = folder / f"{version.id}.csv"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, to_csv(version))
+    return path
+
+
+def _with(
+    rows: tuple[tuple[str, ...], ...], at: int, row: tuple[str, ...]
+) -> tuple[tuple[str, ...], ...]:
+    return (*rows[:at], row, *rows[at + 1 :])
+
+
+def _continued(example: Example, origin: Example | None) -> Example:
+    """Put the turns that came before back in front of a question and its answer."""
+    if origin is None:
+        return example
+    before: tuple[Turn, ...] = origin.prompt[:-1]
+    return Example((*before, *example.turns[-2:]), example.where)
+
+
+def _in_xml(text: str) -> str:
+    return _NOT_IN_XML.sub("\ufffd", text)
