@@ -334,7 +334,8 @@ def check_adapter_config(path: Path, bases: list[str]) -> dict[str, Any]:
         ModelError: names the key, or the base that is not listed.
     """
     tree = read_json(path)
-    for key in [*refused_keys(tree), *sorted(tree.keys() - _ADAPTER_KEYS)]:
+    given = {key: value for key, value in tree.items() if value is not None}
+    for key in [*refused_keys(given), *sorted(given.keys() - _ADAPTER_KEYS)]:
         raise unsafe(path.name, f"the adapter has the key {key!r}, which is not a known one")
     base = str(tree.get("base_model_name_or_path", ""))
     if base not in bases:

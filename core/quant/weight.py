@@ -67,7 +67,7 @@ class QuantizedWeight(nn.Module):
     ) -> QuantizedWeight:
         """Store given ``codes`` (n, g) with ``scale`` (n,) and ``zero`` (n,)."""
         stored = QuantizedWeight(scheme, out_features, in_features)
-        stored.register_buffer("codes", pack(codes.to(torch.uint8), scheme.bits))
+        stored.register_buffer("codes", pack(codes.to(torch.uint8), scheme.bits).contiguous())
         if zero is None:
             stored.register_buffer("scale", scale.float().contiguous())
         else:

@@ -1,0 +1,58 @@
+"""The tuned model as one plain folder that ``transformers`` loads without us.
+
+The weights are ``Q + U diag(s*m) V``, dequantized. They are written in the dtype in which the
+studio computes (float32 on most CPUs): rounding the sum to 16 bits changes answers here and there,
+and an export must answer as the studio does.
+"""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+from core import modelload
+from core.data.chat import ChatFormat
+from core.events import Emit, PhaseChanged
+from core.export.card import write_card
+from core.export.check import compared, must_be_equal
+from core.export.run import FinishedRun, load_tuned
+from core.export.tensors import DenseReader, write_model
+from core.manifest import whole_folder, write_manifest
+
+
+def export_merged(run: FinishedRun, out: Path, emit: Emit) -> dict[str, Any]:
+    """Write the merged model, load it back and compare its answers with the studio's.
+
+    Returns:
+        ``files[]``, ``checked{prompts, equal}`` and ``marks`` (the run's own: answers are equal).
+
+    Raises:
+        ModelError: if it answers otherwise; ``out`` is then as it was before.
+        OSError: if the disk is full.
+    """
+    emit(PhaseChanged("export", 0.0, "answers"))
+    tuned = load_tuned(run)
+    expected, dtype, template = tuned.answers, tuned.dtype, tuned.chat.template
+    with whole_folder(out) as folder:
+        reader = DenseReader(tuned.model, run.base, adapter=True)
+        write_model(
+            folder,
+            reader,
+            run.base,
+            template,
+            dtype,
+            lambda share: emit(PhaseChanged("export", 0.2 + 0.4 * share, "weights")),
+        )
+        del tuned, reader
+        gc.collect()  # the fresh copy is loaded beside nothing else
+        emit(PhaseChanged("export", 0.6, "check"))
+        model, tokenizer = modelload.load_dense(folder, dtype), modelload.load_tokenizer(folder)
+        chat = ChatFormat.of(tokenizer)
+        checked = must_be_equal(compared(expected, model, tokenizer, chat, run.prompts))
+        marks = {k: v for k, v in run.marks.get("tuned", {}).items() if not isinstance(v, list)}
+        write_card(folder / "README.md", run, "merged", checked, marks)
+        write_manifest(folder, kind="merged", checked=checked.to_json())
+    emit(PhaseChanged("export", 1.0, "done"))
+    files = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
+    return {"files": files, "checked": checked.to_json(), "marks": marks}

@@ -1,0 +1,144 @@
+"""A finished run opened for export: its models, its quiz, its figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core import modelload, models
+from core.adapters import store
+from core.config import RunConfig
+from core.data import frozen
+from core.data.chat import ChatFormat
+from core.data.types import Example, Turn
+from core.errors import ModelError
+from core.evaluate.quiz import mark
+from core.export.check import CHECKED_PROMPTS, reference_answers
+from core.plan.types import Plan
+from core.quant.load import LanguageModel
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a run's folder says, read once.
+
+    Attributes:
+        folder: the run.
+        config: its settings.
+        plan: bits and ranks at the start.
+        result: what ``result.json`` holds.
+        base: folder of the base model; ``base_info`` its entry in the model list.
+        train_examples: how many examples were learned.
+        quiz: the held-out examples.
+        examples: what the export is checked with (the quiz, or what was learned without one).
+    """
+
+    folder: Path
+    config: RunConfig
+    plan: Plan
+    result: dict[str, Any]
+    base: Path
+    base_info: models.ModelInfo
+    train_examples: int
+    quiz: tuple[Example, ...]
+    examples: tuple[Example, ...]
+
+    @property
+    def name(self) -> str:
+        """The label that the person gave, or the folder's name."""
+        return self.config.name or self.folder.name
+
+    @property
+    def prompts(self) -> list[Sequence[Turn]]:
+        """Prompts with which exports are checked."""
+        return [example.prompt for example in self.examples[:CHECKED_PROMPTS]]
+
+    @property
+    def marks(self) -> dict[str, Any]:
+        """What the run's quiz found: ``base``, ``tuned``, ``comparison``; empty without a quiz."""
+        return dict(self.result.get("quiz") or {})
+
+
+def open_run(folder: Path) -> FinishedRun:
+    """Read a run's folder.
+
+    Raises:
+        ModelError: if it is no finished run, or its base model is not there any more.
+    """
+    try:
+        result = json.loads((folder / "result.json").read_text("utf-8"))
+        plan = Plan.from_json(json.loads((folder / "plan.json").read_text("utf-8")))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            "This run is not finished, so there is nothing to export yet.",
+            where=folder.name,
+            action="Let it finish, or resume it.",
+            code="export.unfinished",
+        ) from error
+    config = RunConfig.load(folder / "config.json")
+    info = models.resolve(config.model)
+    sides = frozen.load_frozen(folder / "data")
+    quiz = tuple(sides.quiz)
+    return FinishedRun(
+        folder=folder,
+        config=config,
+        plan=plan,
+        result=result,
+        base=models.ensure_local(info),
+        base_info=info,
+        train_examples=len(sides.train),
+        quiz=quiz,
+        examples=quiz or tuple(sides.train),
+    )
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The tuned model in memory, as trained, and the answers that exports must give."""
+
+    model: LanguageModel
+    start: dict[str, Tensor]
+    tokenizer: Any
+    chat: ChatFormat
+    answers: list[str]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype in which the studio computes."""
+        return self.model.dtype
+
+
+def load_tuned(run: FinishedRun) -> Tuned:
+    """Load the tuned model and let it answer the prompts of the check.
+
+    Raises:
+        ModelError: if it cannot be loaded.
+    """
+    model, base = store.load_run(run.folder)
+    tokenizer = modelload.load_tokenizer(base)
+    chat = ChatFormat.of(tokenizer)
+    expected = reference_answers(model.model, tokenizer, chat, run.prompts)
+    return Tuned(model, store.start_triplets(run.folder), tokenizer, chat, expected)
+
+
+def measured(run: FinishedRun, model: Any, tokenizer: Any, chat: ChatFormat) -> dict[str, Any]:
+    """Mark a freshly loaded export on the run's quiz; only the figures, empty without a quiz."""
+    if not run.quiz:
+        return {}
+    config = run.config
+    found = mark(
+        model,
+        tokenizer,
+        chat,
+        run.quiz,
+        questions=config.quiz.questions if config.quiz.generate else 0,
+        max_new_tokens=config.quiz.max_new_tokens,
+        max_length=config.train.max_length,
+    )
+    return {key: value for key, value in found.items() if key not in ("answers", "losses")}
