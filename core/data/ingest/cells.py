@@ -73,8 +73,9 @@ def _number(value: float, section: str) -> str:
         text = _scientific(size, body)
     elif match := _DIGITS.search(body):
         text = _fixed(size * (100 if "%" in body else 1), match.group())
-    else:
-        return _general(value)
+    else:  # only words, or nothing
+        words = _LITERAL.sub(lambda m: m.group(1) or m.group(2) or "", plain)
+        return words.strip() if words != plain else _general(value)
     return ("-" if negative else "") + _around(plain, text)
 
 

@@ -69,11 +69,11 @@ def _dialect(lines: list[str], delimiters: str) -> Dialect:
     sample = lines[:SAMPLE_LINES]
     best = max((_tried(sample, Dialect(d, 0)) for d in delimiters), key=lambda t: t[0])[1]
     variants = [best]
+    if any(f'{best.delimiter} "' in line for line in sample):
+        variants.insert(0, Dialect(best.delimiter, best.width, skip_space=True))
     if any('\\"' in line for line in sample):
         variants.append(Dialect(best.delimiter, best.width, escape=True))
-    if any(f'{best.delimiter} "' in line for line in sample):
-        variants.append(Dialect(best.delimiter, best.width, skip_space=True))
-    return max((_tried(sample, v) for v in variants), key=lambda t: t[0])[1]
+    return max((_tried(sample, v) for v in variants), key=lambda t: t[0])[1]  # the first of equals
 
 
 def _tried(sample: list[str], dialect: Dialect) -> tuple[tuple[bool, float, int], Dialect]:

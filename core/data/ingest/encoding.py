@@ -137,14 +137,17 @@ def _utf16_pattern(data: bytes) -> str:
 
 
 def _mostly_utf8(data: bytes) -> bool:
-    """Say whether nearly all lines that are not ASCII are UTF-8."""
+    """Say whether a text is UTF-8 but for some bytes: a cut end, a line pasted from elsewhere."""
     try:
         data.decode("utf-8")
     except UnicodeDecodeError:
+        text = data.decode("utf-8", "surrogateescape")
+        bad = len(BAD.findall(text))
+        good = len(data) - bad - sum(c.isascii() for c in text)
         lines = [line for line in re.split(rb"[\r\n]", data) if not line.isascii()]
-        good = sum(_fits(line, "utf-8") for line in lines)
-        # half of the lines is far more than chance: a line in another encoding nearly never fits
-        return good * 2 > len(lines)
+        fitting = sum(_fits(line, "utf-8") for line in lines)
+        # text in another encoding hardly ever has one valid sequence, let alone a valid line
+        return good > 2 * bad or fitting * 2 > len(lines)
     return True
 
 

@@ -25,7 +25,7 @@ def clean_label(name: str) -> str:
     """
     last = re.split(r"[/\\]", name)[-1]
     visible = "".join(c for c in last if unicodedata.category(c) not in _INVISIBLE)
-    label = visible.strip().rstrip(". ")
+    label = " ".join(visible.split()).rstrip(". ")
     suffix = suffix_of(label)
     if suffix not in ("", *SUFFIXES):
         raise data_error("file.type", _cut(label, suffix), suffix=suffix, accepted=ACCEPTED)

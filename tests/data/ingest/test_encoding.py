@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.data.ingest.encoding import decode, has_bad_bytes
+from core.data.messages import Findings
+from core.errors import DataError
+
+CHINESE = "问题,答案\n什么是光合作用？,植物利用光能把水和二氧化碳变成糖。\n"
+TRADITIONAL = "問題,答案\n什麼是光合作用？,植物利用光能把水變成糖。\n"
+JAPANESE = "質問,答え\n日本の首都はどこですか？,東京です。\n"
+KOREAN = "질문,답변\n한국의 수도는 어디입니까?,서울입니다.\n"
+GERMAN = "Frage;Antwort\nWo wächst die Rübe?;Auf dem Gemüsefeld – „überall“\n"
+RUSSIAN = "Вопрос;Ответ\nСтолица Франции?;Париж\n"
+
+
+@pytest.mark.parametrize(("text", "encoding", "named"), [
+    (CHINESE, "gbk", "GB18030"),
+    (CHINESE + "𠀀,龥\n", "gb18030", "GB18030"),
+    (TRADITIONAL, "big5", "Big5"),
+    (JAPANESE, "cp932", "Shift-JIS"),
+    (JAPANESE, "euc_jp", "EUC-JP"),
+    (KOREAN, "cp949", "EUC-KR"),
+    (GERMAN, "cp1252", "cp1252"),
+    ("question,answer\nOù est l'école ?,À côté\n", "latin-1", "cp1252"),
+    (RUSSIAN, "cp1251", "cp1251"),
+])  # fmt: skip
+def test_a_guess_is_right_and_named(text: str, encoding: str, named: str) -> None:
+    findings = Findings()
+    assert decode(text.encode(encoding), findings).text == text
+    (problem,) = findings.problems()
+    assert (problem.code, problem.severity) == ("encoding.guessed", "warning")
+    assert named in problem.what
+
+
+@pytest.mark.parametrize("text", [CHINESE, GERMAN, "question,answer\na?,b\n"])
+@pytest.mark.parametrize("encoding", [
+    "utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32",
+])  # fmt: skip
+def test_unicode_is_recognised_without_a_word(text: str, encoding: str) -> None:
+    findings = Findings()
+    assert decode(text.encode(encoding), findings).text == text
+    assert findings.problems() == []
+
+
+@given(st.text())
+def test_utf8_is_always_read_as_utf8(text: str) -> None:
+    decoded = decode(text.encode("utf-8", "ignore"), Findings())
+    if "\0" not in text and not text.startswith(("\ufeff", "\ufffe")):
+        assert decoded.text == text.encode("utf-8", "ignore").decode()
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_become_some_text(data: bytes) -> None:
+    assert isinstance(decode(data, Findings()).text, str)
+
+
+def test_one_line_in_another_encoding_does_not_change_the_rest() -> None:
+    data = CHINESE.encode() + "七乘八等于几？,五十六。\n".encode("gbk") + "好,是\n".encode()
+    lines = decode(data, Findings()).text.splitlines()
+    assert [has_bad_bytes(line) for line in lines] == [False, False, True, False]
+
+
+def test_a_text_cut_in_the_middle_of_a_character_is_noticed() -> None:
+    data = CHINESE.encode().rstrip()
+    assert decode(data[:-1], Findings()).cut_off
+    assert not decode(data, Findings()).cut_off
+
+
+def test_the_teachers_choice_counts() -> None:
+    decoded = decode(CHINESE.encode("gbk"), Findings(), "GBK")
+    assert (decoded.text, decoded.encoding) == (CHINESE, "gbk")
+    assert decode(CHINESE.encode("utf-8-sig"), Findings(), "utf-8").text == CHINESE
+
+
+@pytest.mark.parametrize("encoding", ["klingon", "base64", "rot13", "\0"])
+def test_an_unknown_encoding_is_refused(encoding: str) -> None:
+    with pytest.raises(DataError, match="no text encoding"):
+        decode(b"a", Findings(), encoding)
+
+
+def test_a_stray_nul_does_not_make_utf16() -> None:
+    assert decode(b"question,answer\na\0?,b\n", Findings()).encoding == "utf-8"
