@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import psutil
 
 from core.config import RunConfig
+from core.errors import DataError
 from core.models import ModelInfo, list_models
 from core.runs.runner import Runner
 from core.runs.service import Service, ServiceError
@@ -61,13 +62,16 @@ class Backend:
         self.tasks = Tasks()
 
     @classmethod
-    def open(cls) -> Backend:
+    def open(cls, address: str = "") -> Backend:
         """Open the state folder and start watching the queue.
+
+        Args:
+            address: where this studio can be reached, told to a second one.
 
         Raises:
             StudioError: if another studio has it open.
         """
-        runner = Runner.open()
+        runner = Runner.open(address=address)
         runner.start()
         return cls(runner.store, runner, Service())
 
@@ -103,7 +107,17 @@ class Backend:
         return self.store.last_event(run_id, kind)
 
     def start(self, config: RunConfig, *, key: str = "") -> str:
-        """Queue a run; the same ``key`` again returns the same run."""
+        """Queue a run; the same ``key`` again returns the same run.
+
+        Raises:
+            DataError: if no class is chosen.
+        """
+        if not config.data.path:
+            raise DataError(
+                "No class data is chosen yet.",
+                action="Choose a sample class or upload a file first.",
+                code="data.none",
+            )
         return self.runner.submit(config, key=key)
 
     def want(self, run_id: str, wish: str) -> None:

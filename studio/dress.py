@@ -45,6 +45,8 @@ class Dress:
             if message["type"] == "http.response.start":
                 start = message
                 return
+            if message["type"] != "http.response.body":
+                return  # an extension that reports the template; not for the network
             body.extend(message.get("body", b""))
             if message.get("more_body"):
                 return

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from core.config import DataConfig, RunConfig
+from core.data import edit
 from core.data.ingest import clean_label, read_isolated
 from core.data.types import ReadResult
 from core.errors import DataError
@@ -134,28 +133,18 @@ def save_rows(config: RunConfig, rows: Sequence[Sequence[object]]) -> RunConfig:
         DataError: if no row is left that can be used.
     """
     result = read(config.data, config.name)
-    kept = [[_text(cell) for cell in row] for row in rows]
-    kept = [row for row in kept if any(cell.strip() for cell in row)]
-    buffer = io.StringIO(newline="")
-    csv.writer(buffer, lineterminator="\n").writerows([result.columns, *kept])
-    content = buffer.getvalue().encode("utf-8")
-    folder = home() / "data" / hashlib.sha256(content).hexdigest()[:_DIGEST_PREFIX]
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "class.csv"
-    file.write_bytes(content)
-    data = replace(
-        config.data,
-        path=str(file),
-        sheet="",
-        encoding="utf-8",
+    cells = [tuple("" if cell is None else str(cell) for cell in row) for row in rows]
+    kept = tuple(row for row in cells if any(cell.strip() for cell in row))
+    where, origins = ("",) * len(kept), (None,) * len(kept)
+    version = edit.Version(result.columns, kept, result.mapping, where, origins)
+    version.examples()  # refuses an empty table before anything is chosen
+    data = DataConfig(
+        path=str(edit.save(version, home() / "data")),
         question=result.mapping.get("question", ""),
         answer=result.mapping.get("answer", ""),
+        quiz_share=config.data.quiz_share,
+        max_quiz=config.data.max_quiz,
     )
-    read(data, config.name)  # refuses an empty table before anything is chosen
     edited = replace(config, data=data)
     draft.save(edited)
     return edited
-
-
-def _text(cell: object) -> str:
-    return "" if cell is None else str(cell)

@@ -106,11 +106,11 @@ def serve(door: socket.socket, *, open_browser: bool) -> None:
         StudioError: if another studio uses the same state folder.
     """
     host, port = door.getsockname()[:2]
-    backend = Backend.open()
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    backend = Backend.open(address)
     try:
         app = create_app(backend)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False))
-        address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         announcer = threading.Thread(target=_announce, args=(server, address, open_browser))
         announcer.daemon = True
         announcer.start()
