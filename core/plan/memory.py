@@ -34,7 +34,7 @@ from core.quant.weight import QuantizedWeight
 PROBE_TOKENS = (64, 192)
 PROBE_LEARNED = 32  # answer tokens, few: the logits of a full chunk are counted exactly
 PROBE_RANK = 12
-VERSION = 6
+VERSION = 7
 
 
 class LiveBytes(TorchDispatchMode):
@@ -180,7 +180,7 @@ def probe_model(path: Path, blocks: int) -> LanguageModel:
         name: str, read: Callable[[], Tensor], bias: Tensor | None, transposed: bool
     ) -> nn.Module:
         o, i = modelload.linear_shape(model.get_submodule(name))
-        layer = AdapterLinear(_empty(o, i, 4), bias, transposed=transposed)
+        layer = AdapterLinear(_empty(o, i), bias, transposed=transposed)
         layer.set_triplets(
             torch.zeros(o, PROBE_RANK), torch.ones(PROBE_RANK), torch.zeros(PROBE_RANK, i)
         )
@@ -188,19 +188,13 @@ def probe_model(path: Path, blocks: int) -> LanguageModel:
 
     zeros = _Zeros(model)
     o, i = (int(n) for n in model.get_input_embeddings().weight.shape)
-    return assemble(model, zeros, store, table=lambda name: _empty(o, i, 8))
+    return assemble(model, zeros, store, table=lambda name: _empty(o, i))
 
 
-def _empty(out_features: int, in_features: int, bits: int) -> QuantizedWeight:
-    """A stored weight of zeros, made without a dense one."""
-    scheme = Scheme(bits)
-    stored = QuantizedWeight(scheme, out_features, in_features)
-    groups = out_features * stored.padded // scheme.group
-    stored.register_buffer(
-        "codes", torch.zeros(groups, scheme.group * bits // 8, dtype=torch.uint8)
-    )
-    stored.register_buffer("scale", torch.full((groups,), 1e-3, dtype=torch.float16))
-    stored.register_buffer("zero", torch.zeros(groups, dtype=torch.uint8))
+def _empty(out_features: int, in_features: int) -> QuantizedWeight:
+    """A weight of zeros in fp16: like any stored one it is expanded for each use, but in one go."""
+    stored = QuantizedWeight(Scheme(16), out_features, in_features)
+    stored.register_buffer("dense", torch.zeros(out_features, in_features, dtype=torch.float16))
     return stored
 
 

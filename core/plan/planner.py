@@ -38,6 +38,7 @@ class Situation:
         tables: shapes of embedding and head tables (one where tied).
         longest: tokens of the longest example.
         profile_peak: bytes that measuring the layers holds beside process and tables.
+        least_profile_peak: the same with the least text to measure on.
     """
 
     prices: list[Price]
@@ -47,6 +48,7 @@ class Situation:
     tables: list[tuple[int, int]]
     longest: int
     profile_peak: int
+    least_profile_peak: int
     model: str
     data_sha256: str
     limit: int = 0  # what the machine has; 0: unknown
@@ -125,25 +127,27 @@ class _Table:
                 # the mask and the scores of a triplet: a few numbers beside U, s and V
                 per_rank = TRAINED_BYTES * (p.out_features + p.in_features + 1) + 24
                 self.trained[row, column] = per_rank * rank
-        self.objective = self.cost - self._plasticity()
+        self.objective = self.cost + self._missed()
         start = OVERSHOOT if config.adapter.dynamic and not config.adapter.uniform else 1.0
         self.adapter_budget = start * sum(
             TRAINED_BYTES * config.adapter.rank * (p.out_features + p.in_features + 1)
             for p in prices
         )
 
-    def _plasticity(self) -> Floats:
-        """Kappa * P(r): worth of a rank for learning, on the scale of the costs.
+    def _missed(self) -> Floats:
+        """The worth, on the scale of the costs, of what a rank leaves unlearned.
 
-        kappa makes the sum of P at rank 8 equal to the sum of costs at the middle width, so that
-        both halves of the objective weigh alike (our interpretation).
+        kappa * (P(largest) - P(r)), where kappa makes the sum of P at rank 8 equal to the sum of
+        costs at the middle width, so that both halves of the objective weigh alike (our
+        interpretation).
         """
         prices = self.situation.prices
         middle = sorted(prices[0].cost)[len(prices[0].cost) // 2]
         costs = sum(p.cost[4 if 4 in p.cost else middle][0] for p in prices)
         gains = sum(p.gain[RANKS.index(8)] for p in prices)
         kappa = costs / gains if gains > 0 else 0.0
-        return np.array([[kappa * p.gain[RANKS.index(r)] for _, r in self.choices] for p in prices])
+        missed = [[p.gain[-1] - p.gain[RANKS.index(r)] for _, r in self.choices] for p in prices]
+        return kappa * np.array(missed)
 
     def constant(self, setting: _Setting) -> float:
         """Predicted bytes of all that the layers' choices do not change."""
@@ -167,8 +171,9 @@ class _Table:
         return solve_two(self.objective, self.weight + self.trained, self.trained, room, adapter)
 
     def _profile_peak(self, setting: _Setting) -> float:
-        parts = self._parts(setting)
-        return parts["process"] + parts["embeddings"] + self.situation.profile_peak
+        s, tables = self.situation, self.situation.tables
+        stored = sum(Scheme(setting.table_bits).stored_bytes(*shape) for shape in tables)
+        return s.process + s.fixed + stored + s.profile_peak
 
     def mean_bits(self, solution: Solution) -> float:
         """Mean bits of a weight."""
@@ -202,7 +207,12 @@ class _Table:
 
     def minimum(self) -> int:
         """The smallest budget for which a plan exists, in whole megabytes."""
-        peak = self.peak(*self.smallest()) / SHARE
+        s = self.situation
+        setting, solution = self.smallest()
+        training = sum(self.sums(setting, solution).values())
+        tables = sum(Scheme(8).stored_bytes(*shape) for shape in s.tables)
+        measuring = s.process + s.fixed + tables + s.least_profile_peak
+        peak = max(training, measuring) / SHARE
         return int(-(-peak // MB) * MB)
 
     def plan(self, setting: _Setting, solution: Solution, minimum: int, *, feasible: bool) -> Plan:

@@ -19,9 +19,8 @@ Shapes: N tokens, i inputs, o outputs, r rank.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from core.events import Emit, PhaseChanged
+from core.manifest import whole_folder
 from core.quant.gptq import round_with_feedback
 from core.quant.load import LanguageModel, build
 from core.quant.lowrank import truncated_svd
@@ -142,6 +142,7 @@ def measure(
     codebook: str = "affine",
     group: int = 64,
     widths: Sequence[int] = WIDTHS,
+    embedding_bits: int = 16,
     device: torch.device | None = None,
 ) -> Profile:
     """Profile the model at ``path`` on one packed row (ids, positions, labels), each (T,).
@@ -154,11 +155,27 @@ def measure(
         codebook: ``affine`` or ``nf4`` (then only 4 bits).
         group: weights that share a scale.
         widths: candidate bits below 8.
+        embedding_bits: 8 or 16, of the tables while measuring.
         device: where it runs.
     """
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    model, order = _measured_model(path, device)
+    with whole_folder(folder) as temporary:
+        profile = _measure(path, row, temporary, emit, codebook, group, widths, embedding_bits, device)
+        profile.save()
+    return replace(profile, folder=str(folder))
+
+
+def _measure(
+    path: Path,
+    row: tuple[Tensor, Tensor, Tensor],
+    folder: Path,
+    emit: Emit,
+    codebook: str,
+    group: int,
+    widths: Sequence[int],
+    embedding_bits: int,
+    device: torch.device | None,
+) -> Profile:
+    model, order = _measured_model(path, embedding_bits, device)
     ids, positions, labels = (t.to(model.device) for t in row)
     learned = int((labels[1:] != -100).sum())
     pricer = _Pricer(folder, order, codebook, group, tuple(widths), learned, emit)
@@ -174,13 +191,11 @@ def measure(
     (loss * learned).backward()  # summed, so that d is the gradient of each token's own loss
     handle.remove()
     prices = [pricer.prices[name] for name in order]
-    profile = Profile(prices, len(ids), float(loss), str(folder))
-    profile.save()
-    return profile
+    return Profile(prices, len(ids), float(loss.detach()), str(folder))
 
 
 def _measured_model(
-    path: Path, device: torch.device | None
+    path: Path, embedding_bits: int, device: torch.device | None
 ) -> tuple[LanguageModel, dict[str, _Measured]]:
     order: dict[str, _Measured] = {}
 
@@ -190,7 +205,7 @@ def _measured_model(
         order[name] = _Measured(name, read, bias, transposed)
         return order[name]
 
-    return build(path, store, device=device), order
+    return build(path, store, embedding_bits=embedding_bits, device=device), order
 
 
 class _Pricer:

@@ -20,7 +20,7 @@ from torch import Tensor
 from core.quant.schemes import Scheme
 from core.quant.weight import QuantizedWeight
 
-CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+CLIPS = (1.0, 0.9, 0.8, 0.7, 0.55)
 
 
 @dataclass
@@ -120,16 +120,18 @@ def _search_grid(block: Tensor, importance: Tensor, levels: Tensor) -> tuple[Ten
 def _round_block(
     block: Tensor, upper: Tensor, scale: Tensor, zero: Tensor, levels: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Round one group column by column; returns codes (o, g) and scaled errors (o, g)."""
-    # Columns as rows: every step then reads and writes contiguous memory.
-    columns = block.t().contiguous()
-    codes, errors = torch.empty_like(columns), torch.empty_like(columns)
-    inverse = scale.reciprocal()
-    for j in range(columns.shape[0]):
-        w = columns[j]
-        q = torch.minimum((w * inverse).add_(zero).round_().clamp_min_(0), levels)
-        codes[j] = q
-        errors[j] = (w - (q - zero) * scale).div_(upper[j, j])
-        if j + 1 < columns.shape[0]:
-            columns[j + 1 :].addr_(upper[j, j + 1 :], errors[j], alpha=-1)
-    return codes.t().to(torch.uint8), errors.t().contiguous()
+    """Round one group column by column; returns codes (o, g) and scaled errors (o, g).
+
+    Within a group every row has one scale, so the sweep runs in units of codes, and columns lie as
+    rows, so that every operation touches contiguous memory.
+    """
+    values = (block / scale[:, None]).add_(zero[:, None]).t().contiguous()  # (g, o)
+    codes, errors = torch.empty_like(values), torch.empty_like(values)
+    inverse = upper.diag().reciprocal().tolist()
+    for j, (v, q, e) in enumerate(zip(values.unbind(), codes.unbind(), errors.unbind(), strict=True)):
+        torch.round(v, out=q)
+        torch.minimum(q.clamp_min_(0), levels, out=q)
+        torch.sub(v, q, out=e)
+        e.mul_(inverse[j])
+        values[j + 1 :].addr_(upper[j, j + 1 :], e, alpha=-1)
+    return codes.t().to(torch.uint8), (errors * scale).t().contiguous()

@@ -1,0 +1,101 @@
+"""The adapted model at step 0: codes as planned, triplets that cancel the quantization error.
+
+With weights below 8 bits the first triplets are the error block, the truncated decomposition that
+priced the layer: adapted layer and original layer then agree on the class's text as well as this
+rank allows. What rank is left over is the task block: V holds the leading right singular vectors of
+the task gradient, U is zero, so that the function is unchanged and the first step of U goes where
+the loss falls fastest (after LoRA-GA, Wang et al. 2024; our interpretation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from core.adapters.lora import AdapterLinear
+from core.plan.types import LinearPlan, Plan
+from core.quant.load import LanguageModel, build
+from core.quant.lowrank import product_svd
+from core.quant.schemes import Scheme
+from core.quant.weight import QuantizedWeight
+
+Candidate = Callable[[int], dict[str, Tensor]]
+
+
+def scheme_of(plan: Plan, linear: LinearPlan, group: int) -> Scheme:
+    """The storage format that a plan gives a layer."""
+    nf4 = linear.bits == 4 and plan.scheme in ("nf4", "bnb-nf4")
+    return Scheme(linear.bits, group, "nf4" if nf4 else "affine")
+
+
+def start_model(
+    path: Path,
+    plan: Plan,
+    group: int,
+    candidate: Candidate,
+    *,
+    error_start: bool = True,
+    device: torch.device | None = None,
+    on_linear: Callable[[LinearPlan, int, int], None] = lambda linear, done, total: None,
+) -> LanguageModel:
+    """Build the model of ``plan`` with its adapters at their start.
+
+    Args:
+        path: local folder of the base model.
+        plan: bits and ranks.
+        group: weights that share a scale.
+        candidate: codes and triplets of the linear layer with this index, from the profile.
+        error_start: whether triplets cancel the quantization error (else all are task block).
+        device: where it runs.
+        on_linear: called after each layer.
+    """
+    by_name = {p.name: (k, p) for k, p in enumerate(plan.linears)}
+
+    def store(
+        name: str, read: Callable[[], Tensor], bias: Tensor | None, transposed: bool
+    ) -> AdapterLinear:
+        index, linear = by_name[name]
+        found = candidate(index)
+        scheme = scheme_of(plan, linear, group)
+        layer = AdapterLinear(stored_weight(found, scheme, read), bias, transposed=transposed)
+        layer.set_triplets(*_triplets(found, linear, error_start=error_start))
+        on_linear(linear, index + 1, len(plan.linears))
+        return layer
+
+    return build(path, store, embedding_bits=plan.embedding_bits, device=device)
+
+
+def stored_weight(
+    found: dict[str, Tensor], scheme: Scheme, read: Callable[[], Tensor]
+) -> QuantizedWeight:
+    """Codes that the profile rounded, or the weight rounded to nearest (8 bits) or kept (16)."""
+    bits = scheme.bits
+    weight = read()
+    if f"codes{bits}" not in found:
+        return QuantizedWeight.from_dense(weight, scheme)
+    stored = QuantizedWeight(scheme, *weight.shape)
+    for key in ("codes", "scale", "zero"):
+        if f"{key}{bits}" in found:
+            stored.register_buffer(key, found[f"{key}{bits}"].to(weight.device))
+    return stored
+
+
+def _triplets(
+    found: dict[str, Tensor], linear: LinearPlan, *, error_start: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """U (o, r), s (r) = 1, V (r, i) with rows of length 1."""
+    r, o, i = linear.rank, linear.out_features, linear.in_features
+    has_error = error_start and f"U{linear.bits}" in found
+    error = (3 * r + 3) // 4 if has_error else 0
+    U, V = torch.zeros(o, r), torch.zeros(r, i)
+    if error:
+        u, v = found[f"U{linear.bits}"].float(), found[f"V{linear.bits}"].float()
+        left, values, right = product_svd(u[:, :error], v[:error])
+        k = len(values)
+        U[:, :k], V[:k] = left * values, right
+    task = found["task"].float()[: r - error]
+    V[error : error + len(task)] = task / task.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    return U, torch.ones(r), V

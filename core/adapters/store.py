@@ -1,0 +1,222 @@
+"""A tuned model on disk, and back.
+
+A run folder holds ``base/`` (stored codes of the layers below 8 bits; wider ones are made from the
+base model again), ``start.safetensors`` (the triplets at step 0, so that what was learned can be
+told from what cancels quantization) and ``adapter/`` (the triplets, masks folded in).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from core import modelload, models
+from core.adapters.lora import AdapterLinear
+from core.adapters.start import scheme_of, stored_weight
+from core.config import RunConfig
+from core.data.chat import ChatFormat
+from core.errors import ModelError
+from core.manifest import check_manifest, whole_folder, write_manifest
+from core.plan.types import Plan
+from core.quant.load import LanguageModel, build, put
+
+BASE, START, ADAPTER = "base", "start.safetensors", "adapter"
+
+
+def save_base(out: Path, layers: Mapping[str, AdapterLinear]) -> None:
+    """Write the stored codes and the triplets at step 0 of a run."""
+    with whole_folder(out / BASE) as folder:
+        codes = {
+            f"{name}.{key}": buffer
+            for name, layer in layers.items()
+            if layer.quantized.scheme.bits < 8
+            for key, buffer in layer.quantized.named_buffers()
+        }
+        save_file(codes, folder / "codes.safetensors")
+        save_file(triplets(layers), folder / START)
+        write_manifest(folder)
+
+
+def triplets(layers: Mapping[str, AdapterLinear]) -> dict[str, Tensor]:
+    """U, s, V and m of all layers by name, as they are stored."""
+    return {
+        f"{name}.{key}": getattr(layer, key).detach().cpu().contiguous()
+        for name, layer in layers.items()
+        for key in ("U", "s", "V", "m")
+    }
+
+
+def set_triplets(layers: Mapping[str, AdapterLinear], tensors: Mapping[str, Tensor]) -> None:
+    """Give the layers what :func:`triplets` took."""
+    for name, layer in layers.items():
+        layer.set_triplets(*(tensors[f"{name}.{key}"] for key in ("U", "s", "V", "m")))
+
+
+def folded(layers: Mapping[str, AdapterLinear]) -> dict[str, Tensor]:
+    """U, s * m and V of the triplets that take part: the adapter as it is kept."""
+    out: dict[str, Tensor] = {}
+    for name, layer in layers.items():
+        keep = (layer.m > 0).nonzero()[:, 0]
+        out[f"{name}.U"] = layer.U.data[:, keep].cpu().contiguous()
+        out[f"{name}.s"] = (layer.s.data * layer.m)[keep].cpu().contiguous()
+        out[f"{name}.V"] = layer.V.data[keep].cpu().contiguous()
+    return out
+
+
+def save_adapter(out: Path, layers: Mapping[str, AdapterLinear], facts: dict[str, Any]) -> str:
+    """Write ``adapter/`` of a run and return the SHA-256 of its triplets.
+
+    Raises:
+        ModelError: if a number in it is not finite.
+    """
+    tensors = folded(layers)
+    broken = [n for n, t in tensors.items() if not torch.isfinite(t).all()]
+    if broken:
+        raise ModelError(
+            "The adapter holds numbers that are not finite and was not saved.",
+            where=broken[0],
+            action="Start again with a smaller learning rate.",
+            code="adapter.not_finite",
+        )
+    digest = sha256_of_tensors(tensors)
+    with whole_folder(out / ADAPTER) as folder:
+        save_file(tensors, folder / "adapter.safetensors")
+        ranks = {n.removesuffix(".s"): len(t) for n, t in tensors.items() if n.endswith(".s")}
+        tree = {**facts, "format": "edu-adaq-adapter", "ranks": ranks, "sha256": digest}
+        (folder / "adapter.json").write_text(json.dumps(tree, indent=2), "utf-8")
+        write_manifest(folder)
+    return digest
+
+
+def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and bytes, independent of any file format."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        t = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(t.shape)} {t.dtype} ".encode())
+        digest.update(t.view(torch.uint8).numpy().tobytes() if t.numel() else b"")
+    return digest.hexdigest()
+
+
+def base_candidate(run: Path, plan: Plan) -> Callable[[int], dict[str, Tensor]]:
+    """Codes of the run's stored base by index of the linear layer, keyed as in a profile."""
+    codes = load_file(run / BASE / "codes.safetensors")
+
+    def candidate(index: int) -> dict[str, Tensor]:
+        linear = plan.linears[index]
+        return {
+            f"{key}{linear.bits}": codes[f"{linear.name}.{key}"]
+            for key in ("codes", "scale", "zero")
+            if f"{linear.name}.{key}" in codes
+        }
+
+    return candidate
+
+
+def load_stored(run: Path, device: torch.device | None = None) -> tuple[LanguageModel, Path]:
+    """The run's quantized base with empty adapters, and the folder of its base model.
+
+    Raises:
+        ModelError: if the run or its base model is not there, or damaged.
+    """
+    if not (run / BASE).is_dir() or not (run / "plan.json").is_file():
+        raise ModelError(
+            "This folder holds no tuned model.",
+            where=run.name,
+            action="Choose the folder of a finished run.",
+            code="adapter.missing",
+        )
+    check_manifest(run / BASE, contents=True)
+    plan = Plan.from_json(json.loads((run / "plan.json").read_text("utf-8")))
+    config = RunConfig.load(run / "config.json")
+    path = models.ensure_local(models.resolve(config.model))
+    candidate = base_candidate(run, plan)
+    index = {p.name: k for k, p in enumerate(plan.linears)}
+
+    def store(
+        name: str, read: Callable[[], Tensor], bias: Tensor | None, transposed: bool
+    ) -> AdapterLinear:
+        linear = plan.linears[index[name]]
+        scheme = scheme_of(plan, linear, config.quant.group)
+        stored = stored_weight(candidate(index[name]), scheme, read)
+        return AdapterLinear(stored, bias, transposed=transposed)
+
+    return build(path, store, embedding_bits=plan.embedding_bits, device=device), path
+
+
+def load_run(run: Path, device: torch.device | None = None) -> tuple[LanguageModel, Path]:
+    """The tuned model of a run, quantized base and adapter apart; and its base model's folder.
+
+    Raises:
+        ModelError: if the adapter is missing or damaged.
+    """
+    if not (run / ADAPTER).is_dir():
+        raise ModelError(
+            "This run has no finished adapter yet.",
+            where=run.name,
+            action="Let the training finish, or resume it.",
+            code="adapter.missing",
+        )
+    check_manifest(run / ADAPTER, contents=True)
+    model, path = load_stored(run, device)
+    tensors = load_file(run / ADAPTER / "adapter.safetensors")
+    for name, layer in adapted(model).items():
+        layer.set_triplets(*(tensors[f"{name}.{key}"] for key in ("U", "s", "V")))
+    return model, path
+
+
+def adapted(model: LanguageModel) -> dict[str, AdapterLinear]:
+    """The adapted layers of a model by name."""
+    return {n: m for n, m in model.model.named_modules() if isinstance(m, AdapterLinear)}
+
+
+def start_triplets(run: Path) -> dict[str, Tensor]:
+    """U, s, V, m of every layer at step 0."""
+    return load_file(run / BASE / START)
+
+
+def load_adapted(path: Path, *, merged: bool = True) -> tuple[Any, Any, ChatFormat]:
+    """The tuned model of a run folder as a ``transformers`` model, its tokenizer and chat format.
+
+    Args:
+        path: a run folder.
+        merged: with dense effective weights (fast to answer), or as stored (small).
+
+    Raises:
+        ModelError: if it cannot be loaded.
+    """
+    model, base = load_run(path)
+    if merged:
+        make_dense(model)
+    tokenizer = modelload.load_tokenizer(base)
+    return model.model, tokenizer, ChatFormat.of(tokenizer)
+
+
+def make_dense(model: LanguageModel) -> None:
+    """Replace adapted layers by plain linear layers with the effective weight."""
+    for name, layer in adapted(model).items():
+        dense = torch.nn.Linear(
+            layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta"
+        )
+        dense.weight = torch.nn.Parameter(
+            layer.effective_weight().to(model.dtype), requires_grad=False
+        )
+        if layer.bias is not None:
+            dense.bias = torch.nn.Parameter(layer.bias.to(model.dtype), requires_grad=False)
+        put(model.model, name, dense)
+    embedding = model.model.get_output_embeddings()
+    if hasattr(embedding, "table"):
+        weight = embedding.table.dequantize(model.dtype)
+        head = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        head.weight = torch.nn.Parameter(weight, requires_grad=False)
+        if embedding.bias is not None:
+            head.bias = torch.nn.Parameter(embedding.bias, requires_grad=False)
+        head_name = next(n for n, m in model.model.named_modules() if m is embedding)
+        put(model.model, head_name, head)

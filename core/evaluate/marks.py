@@ -1,0 +1,133 @@
+"""Marks of a run's base and tuned model, in a process of their own.
+
+The training process keeps to its budget; writing answers is fastest with dense weights. So the quiz
+runs after training, base first, then tuned, one model in memory at a time:
+``python -m core.evaluate.marks RUN_FOLDER``.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from core.config import RunConfig
+from core.data import frozen
+from core.data.chat import ChatFormat
+from core.errors import ModelError, Stopped, StudioError, TrainingError
+from core.events import Emit, PhaseChanged
+from core.home import CHECKOUT
+
+
+def mark_run(out: Path, emit: Emit, should_stop: Callable[[], str]) -> None:
+    """Mark the run in a child process; writes ``quiz.json`` into its folder.
+
+    Raises:
+        Stopped: if the person wishes so meanwhile.
+        TrainingError: if the child fails; the adapter is kept.
+    """
+    child = subprocess.Popen(
+        [sys.executable, "-m", "core.evaluate.marks", str(out)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        cwd=CHECKOUT,
+    )
+    said = ""
+    with child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            said = line.strip()
+            if said.startswith("share "):
+                emit(PhaseChanged("quiz", float(said.split()[1])))
+            if should_stop():
+                child.kill()
+                raise Stopped("The run was stopped during the quiz; it can be resumed.")
+        detail = child.stderr.read() if child.stderr else ""
+    if child.returncode != 0 or not (out / "quiz.json").is_file():
+        sys.stderr.write(detail)
+        raise TrainingError(
+            said.removeprefix("error ") if said.startswith("error ") else "The quiz failed.",
+            where="quiz",
+            action="Resume the run to mark it again; what was learned is kept.",
+            code="quiz.failed",
+        )
+
+
+def marks(out: Path, report: Callable[[float], None]) -> dict[str, Any]:
+    """Marks of base and tuned on the run's held-out quiz, and their comparison.
+
+    Raises:
+        ModelError: if a model cannot be loaded.
+    """
+    import torch
+
+    from core import modelload, models
+    from core.adapters.store import load_adapted
+    from core.evaluate.quiz import compare, mark
+    from core.plan.process import peak_bytes
+    from core.quant.load import compute_dtype
+
+    config = RunConfig.load(out / "config.json")
+    examples = frozen.load_frozen(out / "data").quiz
+    path = models.ensure_local(models.resolve(config.model))
+    tokenizer = modelload.load_tokenizer(path)
+    results: dict[str, Any] = {}
+    for k, which in enumerate(("base", "tuned")):
+        model: Any
+        if which == "base":
+            model = modelload.load_dense(path, compute_dtype(torch.device("cpu")))
+            chat = ChatFormat.of(tokenizer)
+        else:
+            model, tokenizer, chat = load_adapted(out)
+
+        def hear(event: Any, k: int = k) -> None:
+            report((k + getattr(event, "share", 0.0)) / 2)
+
+        results[which] = mark(
+            model,
+            tokenizer,
+            chat,
+            examples,
+            questions=config.quiz.questions if config.quiz.generate else 0,
+            max_new_tokens=config.quiz.max_new_tokens,
+            max_length=config.train.max_length,
+            emit=hear,
+        )
+        del model
+        gc.collect()
+    results["comparison"] = compare(results["base"], results["tuned"])
+    results["peak_bytes"] = peak_bytes()
+    return results
+
+
+def main(arguments: list[str]) -> int:
+    """Entry of the child."""
+    out = Path(arguments[0])
+
+    def report(share: float) -> None:
+        sys.stdout.write(f"share {share:.3f}\n")
+        sys.stdout.flush()
+
+    try:
+        result = marks(out, report)
+    except StudioError as error:
+        sys.stdout.write(f"error {error.what}\n")
+        return error.exit_code
+    except MemoryError as error:
+        raise ModelError("There was not enough memory for the quiz.") from error
+    temporary = out / f".quiz.{os.getpid()}.json"
+    temporary.write_text(json.dumps(result, ensure_ascii=False), "utf-8")
+    temporary.replace(out / "quiz.json")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,401 @@
+"""The whole job on one screen: freeze the data, plan, load, train, save, mark.
+
+``run`` begins a run folder, ``resume`` goes on from whatever is whole in it; both are the same
+sequence, which skips what has been done. So a run killed at any moment is repaired by ``resume``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core import methods, modelload, models
+from core.adapters import store
+from core.adapters.start import start_model
+from core.config import RunConfig
+from core.data import frozen
+from core.data.chat import ChatFormat, Encoded
+from core.data.ingest import read_isolated
+from core.data.packing import Row, Schedule, make_row, pack
+from core.data.split import Split, split
+from core.data.types import Example
+from core.errors import DataError, MemoryBudgetError, Stopped
+from core.evaluate.generate import answer
+from core.evaluate.marks import mark_run
+from core.events import (
+    BitsChanged,
+    CheckpointSaved,
+    DataFrozen,
+    Emit,
+    Note,
+    PhaseChanged,
+    Planned,
+    QuizDone,
+    RanksChanged,
+    SampleAnswer,
+)
+from core.plan.planning import plan_for
+from core.plan.process import peak_bytes, return_free_memory
+from core.plan.types import LinearPlan, Plan
+from core.train import checkpoint
+from core.train.loop import (
+    Progress,
+    Trainer,
+    make_optimizer,
+    optimizer_tensors,
+    restore_optimizer,
+)
+from core.train.ranks import RankController
+
+ShouldStop = Callable[[], str]
+SAMPLE_SHARE = 0.06  # of the training time may go into sample answers
+SAMPLE_TOKENS = 40
+
+
+@dataclass
+class Lesson:
+    """The class as the model sees it: encoded examples of both sides and what encodes them."""
+
+    path: Path
+    tokenizer: Any
+    chat: ChatFormat
+    train: list[Encoded]
+    quiz: list[Encoded]
+    split: Split
+
+
+def plan_run(config: RunConfig, emit: Emit) -> Plan:
+    """Plan without training: what ``plan`` prints and the page shows.
+
+    Raises:
+        StudioError: if model, data or settings cannot be used.
+    """
+    config = methods.composed(config)
+    lesson = _lesson(config, _read(config)[1], emit)
+    return _plan(config, lesson, emit)
+
+
+def run(config: RunConfig, out: Path, emit: Emit, should_stop: ShouldStop) -> dict[str, Any]:
+    """Do a whole run in the folder ``out``; returns what ``result.json`` holds.
+
+    Raises:
+        StudioError: in the words a person reads; ``Stopped`` if the person stopped or paused it.
+    """
+    config = methods.composed(config)
+    out.mkdir(parents=True, exist_ok=True)
+    emit(PhaseChanged("data"))
+    config.save(out / "config.json")
+    examples, sides = _read(config)
+    frozen.freeze(examples, sides, out / "data")
+    return resume(out, emit, should_stop)
+
+
+def resume(out: Path, emit: Emit, should_stop: ShouldStop) -> dict[str, Any]:
+    """Go on with the run in ``out`` from the newest whole checkpoint, or from its frozen data.
+
+    Raises:
+        StudioError: in the words a person reads.
+    """
+    started = time.monotonic()
+    config = RunConfig.load(out / "config.json")
+    if (out / "result.json").is_file() and (out / store.ADAPTER).is_dir():
+        done: dict[str, Any] = json.loads((out / "result.json").read_text("utf-8"))
+        return done
+    seconds: dict[str, float] = {}
+    torch.manual_seed(config.train.seed)
+    with _clock(seconds, "prepare"):
+        lesson = _lesson(config, frozen.load_frozen(out / "data"), emit)
+    with _clock(seconds, "plan"):
+        plan = _kept_plan(out, config, lesson, emit)
+    _go_on(should_stop)
+    with _clock(seconds, "load"):
+        trainer = _trainer(out, config, plan, lesson, emit)
+    with _clock(seconds, "train"):
+        emit(PhaseChanged("train"))
+        if trainer.run(should_stop):
+            raise Stopped("The run was stopped; it can be resumed.")
+        digest = _keep_best(out, config, trainer)
+    measured, trained = peak_bytes(), trainer.progress
+    result = {
+        "run": out.name,
+        "status": "done",
+        "steps": trained.step,
+        "predicted_peak_bytes": plan.predicted_peak_bytes,
+        "measured_peak_bytes": measured,
+        "budget_bytes": config.budget_bytes,
+        "tokens_per_second": trained.tokens / max(1e-9, trained.seconds),
+        "best_step": trained.best_step if trained.best_step > 0 else trained.step,
+        "adapter_sha256": digest,
+        "trained_numbers": sum(
+            x.active_rank * (x.out_features + x.in_features + 1) for x in trainer.layers.values()
+        ),
+    }
+    del trainer
+    return_free_memory()
+    with _clock(seconds, "quiz"):
+        quiz = _quiz(out, config, lesson, emit, should_stop)
+    seconds["total"] = time.monotonic() - started
+    emit(PhaseChanged("done", 1.0))
+    return {**result, "seconds": {k: round(v, 2) for k, v in seconds.items()}, "quiz": quiz}
+
+
+# --- data ----------------------------------------------------------------------------------------
+
+
+def _read(config: RunConfig) -> tuple[tuple[Example, ...], Split]:
+    """The class file, or data that is frozen already."""
+    path = Path(config.data.path)
+    if frozen.is_frozen(path):
+        sides = frozen.load_frozen(path)
+        return (*sides.train, *sides.quiz), sides
+    d = config.data
+    found = read_isolated(
+        path, question=d.question, answer=d.answer, sheet=d.sheet, encoding=d.encoding
+    )
+    sides = split(found.examples, share=d.quiz_share, largest=d.max_quiz, seed=config.train.seed)
+    return tuple(found.examples), sides
+
+
+def _lesson(config: RunConfig, sides: Split, emit: Emit) -> Lesson:
+    path = models.ensure_local(
+        models.resolve(config.model), lambda share, text: emit(PhaseChanged("data", share, text))
+    )
+    tokenizer = modelload.load_tokenizer(path)
+    chat = ChatFormat.of(tokenizer)
+    train = _encoded(chat, sides.train, config.train.max_length, emit)
+    quiz = _encoded(chat, sides.quiz, config.train.max_length, emit)
+    answers = sum(label != -100 for e in train for label in e.labels)
+    if not answers:
+        raise DataError(
+            "There is no answer to learn: every answer is empty or cut off by the length limit.",
+            where="class data",
+            action="Raise the longest example, or choose the right answer column.",
+            code="data.no_answer_tokens",
+        )
+    tokens = sum(len(e.ids) for e in train)
+    emit(DataFrozen(len(train), len(quiz), sides.sha256, tokens, answers))
+    return Lesson(path, tokenizer, chat, train, quiz, sides)
+
+
+def _encoded(
+    chat: ChatFormat, examples: tuple[Example, ...], longest: int, emit: Emit
+) -> list[Encoded]:
+    """Encode what fits; name what does not."""
+    kept, refused, cut = [], [], 0
+    for example in examples:
+        try:
+            one = chat.encode(example, longest)
+        except DataError:
+            refused.append(example.where)
+            continue
+        kept.append(one)
+        cut += bool(one.cut)
+    if refused:
+        emit(Note(f"Too long and left out: {', '.join(refused[:10])}.", "data.too_long"))
+    if cut:
+        emit(Note(f"{cut} answers are cut at {longest} tokens.", "data.cut"))
+    return kept
+
+
+def _rows(encoded: list[Encoded], tokens: int) -> list[Row]:
+    """Packed rows of at most ``tokens`` tokens (more, if one example is longer)."""
+    lengths = [len(e.ids) for e in encoded]
+    if not lengths:
+        return []
+    return [make_row(encoded, row) for row in pack(lengths, max(tokens, *lengths, 1))]
+
+
+# --- plan ----------------------------------------------------------------------------------------
+
+
+def _plan(config: RunConfig, lesson: Lesson, emit: Emit) -> Plan:
+    return plan_for(config, lesson.path, lesson.train, lesson.split.sha256, emit)[0]
+
+
+def _kept_plan(out: Path, config: RunConfig, lesson: Lesson, emit: Emit) -> Plan:
+    """The plan of this run, made once; its starting point is written beside it.
+
+    Raises:
+        MemoryBudgetError: if nothing fits the budget.
+    """
+    kept = out / "plan.json"
+    if kept.is_file() and (out / store.BASE).is_dir():
+        plan = Plan.from_json(json.loads(kept.read_text("utf-8")))
+        emit(Planned(plan.to_json()))
+        return plan
+    plan, profile = plan_for(config, lesson.path, lesson.train, lesson.split.sha256, emit)
+    if not plan.feasible:
+        raise MemoryBudgetError(
+            f"The run does not fit into {config.budget_bytes / 1e6:.0f} MB.",
+            minimum_budget_bytes=plan.minimum_budget_bytes,
+            action=plan.suggestion,
+        )
+    emit(Planned(plan.to_json()))
+    kept.write_text(json.dumps(plan.to_json(), indent=1), "utf-8")
+
+    def loaded(linear: LinearPlan, done: int, total: int) -> None:
+        emit(BitsChanged(0, {linear.name: linear.bits}))
+        emit(RanksChanged(0, {linear.name: linear.rank}, "start"))
+        if done % 10 == 0 or done == total:
+            emit(PhaseChanged("load", done / total, linear.name))
+
+    model = start_model(
+        lesson.path,
+        plan,
+        config.quant.group,
+        profile.candidate,
+        error_start=config.adapter.start == "error",
+        on_linear=loaded,
+    )
+    store.save_base(out, store.adapted(model))
+    return plan
+
+
+# --- train ---------------------------------------------------------------------------------------
+
+
+def _trainer(out: Path, config: RunConfig, plan: Plan, lesson: Lesson, emit: Emit) -> Trainer:
+    """The loop at the newest whole checkpoint, or at step 0."""
+    found = checkpoint.newest(out / "checkpoints")
+    tensors = found[1] if found else store.start_triplets(out)
+    model, _ = store.load_stored(out)
+    layers = store.adapted(model)
+    store.set_triplets(layers, tensors)
+    return_free_memory()
+    model.set_checkpointing(plan.checkpointing == "on")
+    schedule = Schedule(
+        lesson.train,
+        tokens_per_step=config.train.tokens_per_step,
+        micro_batch_tokens=plan.micro_batch,
+        seed=config.train.seed,
+        packing=plan.packing,
+    )
+    steps = config.train.steps or math.ceil(config.train.epochs * schedule.steps_per_epoch)
+    optimizer = make_optimizer(layers, config.train)
+    trainer = Trainer(
+        model,
+        layers,
+        optimizer,
+        config.train,
+        schedule,
+        max(1, steps),
+        _rows(lesson.quiz, plan.micro_batch),
+        emit,
+        lambda t: _save(out, t),
+        _Sampler(lesson, emit),
+        predicted_bytes=plan.predicted_peak_bytes,
+        budget_bytes=config.budget_bytes,
+    )
+    if config.adapter.dynamic:
+        cost = sum(x.target_rank * (x.out_features + x.in_features + 1) for x in plan.linears)
+        trainer.ranks = RankController(layers, optimizer, trainer.steps, cost)
+    if found:
+        _restore(trainer, found[1], found[2])
+    return trainer
+
+
+def _save(out: Path, trainer: Trainer) -> None:
+    """Checkpoint the trainer (once a step), keep the best and the newest two."""
+    p = trainer.progress
+    tensors: dict[str, Tensor] = {
+        **store.triplets(trainer.layers),
+        **optimizer_tensors(trainer.optimizer, trainer.layers),
+    }
+    state: dict[str, Any] = {"progress": asdict(p)}
+    if trainer.ranks is not None:
+        tensors |= trainer.ranks.tensors()
+        state["updates"], state["start_cost"] = trainer.ranks.updates, trainer.ranks.start_cost
+    path = checkpoint.save(out / "checkpoints", p.step, tensors, state)
+    checkpoint.rotate(out / "checkpoints", {f"step-{p.best_step:06d}"})
+    trainer.emit(CheckpointSaved(p.step, path.name))
+
+
+def _restore(trainer: Trainer, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    restore_optimizer(trainer.optimizer, trainer.layers, tensors)
+    trainer.progress = Progress(**state["progress"])
+    trainer.progress.quiz = [(int(s), float(v)) for s, v in trainer.progress.quiz]
+    if trainer.ranks is not None:
+        trainer.ranks.restore(tensors, int(state["updates"]), float(state["start_cost"]))
+    for name, layer in trainer.layers.items():
+        trainer.emit(RanksChanged(trainer.progress.step, {name: layer.active_rank}, "resumed"))
+
+
+def _keep_best(out: Path, config: RunConfig, trainer: Trainer) -> str:
+    """Take the best checkpoint if a later one is worse; write the adapter; return its hash."""
+    p = trainer.progress
+    if config.train.stop_early and 0 < p.best_step < p.step:
+        best = checkpoint.load(out / "checkpoints" / f"step-{p.best_step:06d}")
+        if best is not None:
+            store.set_triplets(trainer.layers, best[0])
+            trainer.emit(Note(f"The best state, of step {p.best_step}, is kept.", "train.best"))
+    facts = {"model": config.model, "method": config.method, "steps": p.step}
+    return store.save_adapter(out, trainer.layers, facts)
+
+
+class _Sampler:
+    """Lets the model answer a held-out question now and then, for little time."""
+
+    def __init__(self, lesson: Lesson, emit: Emit) -> None:
+        self.lesson, self.emit = lesson, emit
+        self.spent = 0.0
+
+    def __call__(self, trainer: Trainer) -> None:
+        """Emit an answer, if sample answers have taken less than their share of the time."""
+        examples = self.lesson.split.quiz
+        if not examples or self.spent > SAMPLE_SHARE * trainer.progress.seconds:
+            return
+        example = examples[0]
+        begun = time.monotonic()
+        text = answer(
+            trainer.model.model,
+            self.lesson.tokenizer,
+            self.lesson.chat,
+            example.prompt,
+            max_new_tokens=SAMPLE_TOKENS,
+            temperature=0.0,
+        )
+        self.spent += time.monotonic() - begun
+        self.emit(SampleAnswer(trainer.progress.step, example.question, text, example.answer))
+
+
+# --- quiz ----------------------------------------------------------------------------------------
+
+
+def _quiz(
+    out: Path, config: RunConfig, lesson: Lesson, emit: Emit, should_stop: ShouldStop
+) -> dict[str, Any]:
+    """Marks of base and tuned, in a process of their own; kept in ``quiz.json``."""
+    kept = out / "quiz.json"
+    if not lesson.quiz:
+        emit(Note("The class is too small for a quiz: no marks.", "quiz.none"))
+        return {}
+    emit(PhaseChanged("quiz"))
+    if not kept.is_file():
+        mark_run(out, emit, should_stop)
+    quiz: dict[str, Any] = json.loads(kept.read_text("utf-8"))
+    emit(QuizDone(quiz))
+    return quiz
+
+
+# --- small things --------------------------------------------------------------------------------
+
+
+def _go_on(should_stop: ShouldStop) -> None:
+    if should_stop():
+        raise Stopped("The run was stopped; it can be resumed.")
+
+
+@contextlib.contextmanager
+def _clock(seconds: dict[str, float], name: str) -> Any:
+    begun = time.monotonic()
+    yield
+    seconds[name] = time.monotonic() - begun

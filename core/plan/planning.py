@@ -1,0 +1,173 @@
+"""From a class and a model to a plan: measure what is not known yet, then solve.
+
+What was measured is kept by model and class, so that moving the budget costs no new measurement.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from core import modelload
+from core.config import RunConfig
+from core.data.chat import Encoded
+from core.data.packing import make_row
+from core.errors import MemoryBudgetError
+from core.events import Emit, PhaseChanged
+from core.home import cache_folder
+from core.plan.memory import StepBytes, step_bytes
+from core.plan.planner import SHARE, Situation, make_plan
+from core.plan.process import idle_process_bytes
+from core.plan.profile import VERSION, WIDTHS, Profile, measure
+from core.plan.types import Plan
+from core.quant.schemes import Scheme
+
+LEAST_TOKENS = 256  # of the class's text; below, the statistics are too poor to plan on
+KEPT_PROFILES = 4  # each holds all candidates of a model: about two bytes a weight
+
+
+def plan_for(
+    config: RunConfig, path: Path, encoded: Sequence[Encoded], data_sha256: str, emit: Emit
+) -> tuple[Plan, Profile]:
+    """Plan a run, measuring the model on the class if that has not been done.
+
+    Args:
+        config: settings and budget.
+        path: local folder of the base model.
+        encoded: training examples.
+        data_sha256: hash of the frozen data.
+        emit: receives the progress.
+
+    Raises:
+        MemoryBudgetError: if not even the measurement fits into the budget.
+    """
+    emit(PhaseChanged("profile", 0.0))
+    step, process = step_bytes(path), idle_process_bytes()
+    shape = _shape(path)
+    budget = config.budget_bytes * SHARE if config.budget_bytes else float("inf")
+    room = budget - process - shape["fixed"] - shape["tables_8"]
+    tokens = _calibration_tokens(config, step, shape["pricing"], room)
+    row = calibration_row(encoded, tokens)
+    folder = cache_folder() / "profiles" / _key(config, path, encoded, len(row[0]))
+    profile = Profile.load(folder)
+    if profile is None:
+        needed = process + shape["fixed"] + shape["tables_8"] + _profile_peak(step, shape, row)
+        if needed > budget:
+            raise MemoryBudgetError(
+                f"Measuring the model alone needs {needed / 1e6:.0f} MB.",
+                minimum_budget_bytes=int(needed / SHARE),
+                action="Raise the budget.",
+            )
+        _forget_old(folder.parent)
+        tight = room < _profile_peak(step, shape, row) + shape["tables_16"] - shape["tables_8"]
+        profile = measure(
+            path,
+            row,
+            folder,
+            emit,
+            codebook="nf4" if config.quant.scheme in ("nf4", "bnb-nf4") else "affine",
+            group=config.quant.group,
+            widths=WIDTHS,
+            embedding_bits=8 if tight else 16,
+        )
+    emit(PhaseChanged("plan"))
+    longest = max(len(e.ids) for e in encoded)
+    situation = Situation(
+        prices=profile.prices,
+        step=step,
+        process=process,
+        fixed=shape["fixed"],
+        tables=shape["tables"],
+        longest=longest,
+        profile_peak=_profile_peak(step, shape, row),
+        least_profile_peak=step.at(max(LEAST_TOKENS, longest), "on") + shape["pricing"],
+        model=config.model,
+        data_sha256=data_sha256,
+        limit=int(psutil.virtual_memory().total),
+    )
+    return make_plan(config, situation), profile
+
+
+def calibration_row(
+    encoded: Sequence[Encoded], tokens: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ids, positions and labels (T,) of examples spread over the class, about ``tokens`` of them."""
+    by_hash = sorted(
+        range(len(encoded)),
+        key=lambda k: hashlib.blake2b(str(encoded[k].ids).encode(), digest_size=8).digest(),
+    )
+    members, used = [], 0
+    for k in by_hash:
+        if members and used + len(encoded[k].ids) > tokens:
+            continue
+        members.append(k)
+        used += len(encoded[k].ids)
+    row = make_row(encoded, members)
+    return torch.tensor(row.ids), torch.tensor(row.position_ids), torch.tensor(row.labels)
+
+
+def _calibration_tokens(config: RunConfig, step: StepBytes, pricing: int, room: float) -> int:
+    tokens = config.quant.calibration_tokens
+    while tokens > LEAST_TOKENS and step.at(tokens, "on") + pricing > room:
+        tokens //= 2
+    return max(tokens, min(LEAST_TOKENS, config.quant.calibration_tokens))
+
+
+def _profile_peak(step: StepBytes, shape: dict[str, Any], row: Sequence[torch.Tensor]) -> int:
+    return int(step.at(len(row[0]), "on") + shape["pricing"])
+
+
+def _shape(path: Path) -> dict[str, Any]:
+    """Tables, small parameters and the largest layer of a model, in bytes."""
+    model = modelload.empty_model(path)
+    targets = modelload.linear_targets(model)
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = modelload.decoder_parts(model).tied
+    tables = (
+        [tuple(embedding.weight.shape)]
+        if tied
+        else [
+            tuple(embedding.weight.shape),
+            tuple(head.weight.shape),
+        ]
+    )
+    held = {id(embedding.weight), id(head.weight), *(id(m.weight) for m in targets.values())}
+    fixed = sum(p.numel() * 4 for p in model.parameters() if id(p) not in held)
+    shapes = [modelload.linear_shape(m) for m in targets.values()]
+    largest = max(o * i for o, i in shapes)
+    widest = max(i for _, i in shapes)
+    return {
+        "tables": tables,
+        "tables_8": sum(Scheme(8).stored_bytes(*t) for t in tables),
+        "tables_16": sum(Scheme(16).stored_bytes(*t) for t in tables),
+        "fixed": fixed,
+        # Pricing a layer holds about ten copies of its weight (read, stacked for three widths,
+        # error, whitened) and five of its input's second moments, each fp32.
+        "pricing": 4 * (10 * largest + 5 * widest * widest),
+    }
+
+
+def _key(config: RunConfig, path: Path, encoded: Sequence[Encoded], tokens: int) -> str:
+    """Name of the measurement of this model on this class."""
+    digest = hashlib.sha256()
+    for file in sorted(path.glob("*.safetensors")):
+        digest.update(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}\n".encode())
+    digest.update((path / "config.json").read_bytes())
+    digest.update(f"{VERSION} {config.quant.scheme} {config.quant.group} {tokens}\n".encode())
+    for e in encoded:
+        digest.update(str(e.ids).encode())
+    return digest.hexdigest()[:24]
+
+
+def _forget_old(folder: Path) -> None:
+    """Keep the disk from filling with measurements; they can be made again."""
+    if folder.is_dir():
+        old = sorted(folder.iterdir(), key=lambda p: p.stat().st_mtime, reverse=True)
+        for path in old[KEPT_PROFILES - 1 :]:
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,246 @@
+"""Ranks that move while training: importance of triplets, masks, revival, compaction.
+
+Importance of triplet k, after AdaLoRA (Zhang et al. 2023):
+
+    I_k = |s_k g_k| + mean_i |U_ik dU_ik| + mean_j |V_kj dV_kj|,   S_k = EMA(I_k) * EMA(|I_k - EMA|)
+
+with g = dL/ds. EMAs are kept per triplet, not per element. Our interpretation: triplets compete by
+density S_k / (o + i + 1), because one of a wide layer costs more; hysteresis keeps them from
+flickering; a masked triplet is judged by |s_k dL/d(s_k m_k)| and may come back; at set points what
+is masked is removed for good, with its moments, and only then memory is freed.
+
+Shapes: per layer o outputs, i inputs, R triplets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from core.adapters.lora import AdapterLinear
+from core.events import Emit, RanksChanged
+
+BETA = 0.85
+FADE_STEPS = 5
+PRUNE, REVIVE = 0.9, 1.1
+BEGIN, END = 0.1, 0.7  # of all steps; in between the budget falls and masks move
+COMPACT_AT = (0.25, 0.5, 0.7)
+
+
+@dataclass
+class _Track:
+    """Scores of one layer's triplets (R,)."""
+
+    mean: Tensor
+    spread: Tensor
+    target: Tensor  # 1: takes part, 0: masked; m moves towards it
+    warned: Tensor  # below the threshold at the last event already
+
+
+@dataclass
+class RankController:
+    """Owns the masks of all adapted layers.
+
+    Attributes:
+        layers: adapted layers by name.
+        steps: optimizer steps of the whole run.
+        target_cost: sum over triplets of (o + i + 1) that may remain in the end.
+    """
+
+    layers: Mapping[str, AdapterLinear]
+    optimizer: torch.optim.Optimizer
+    steps: int
+    target_cost: float
+    tracks: dict[str, _Track] = field(default_factory=dict)
+    updates: int = 0
+    start_cost: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Begin with every stored triplet taking part."""
+        for name, layer in self.layers.items():
+            zero = torch.zeros(layer.rank)
+            self.tracks[name] = _Track(
+                zero.clone(), zero.clone(), layer.m.cpu().ceil(), zero.bool()
+            )
+        self.start_cost = self._cost()
+        self.target_cost = min(self.target_cost, self.start_cost)
+
+    @property
+    def every(self) -> int:
+        """Steps between two looks at the masks."""
+        return max(3, self.steps // 20)
+
+    def after_backward(self, step: int, emit: Emit) -> None:
+        """Update scores from this step's gradients; at event steps move masks.
+
+        Args:
+            step: optimizer steps done before this one.
+            emit: receives rank changes.
+        """
+        self._score()
+        at = step + 1
+        if BEGIN * self.steps <= at <= END * self.steps and at % self.every == 0:
+            self._move(at, emit)
+        self._fade()
+        for share in COMPACT_AT:
+            if at == int(share * self.steps):
+                self.compact(at, emit)
+
+    def budget(self, step: int) -> float:
+        """Cost that may take part at ``step``: cubic from the start to the target."""
+        t = (step - BEGIN * self.steps) / max(1e-9, (END - BEGIN) * self.steps)
+        left = (1 - min(1.0, max(0.0, t))) ** 3
+        return self.target_cost + (self.start_cost - self.target_cost) * left
+
+    def _cost(self) -> float:
+        return sum(
+            float(self.tracks[n].target.sum()) * (x.out_features + x.in_features + 1)
+            for n, x in self.layers.items()
+        )
+
+    def _score(self) -> None:
+        self.updates += 1
+        for name, layer in self.layers.items():
+            if not layer.rank or layer.gate_gradient is None:
+                continue
+            track = self.tracks[name]
+            importance = (layer.s.data * layer.gate_gradient).abs()
+            if layer.U.grad is not None and layer.V.grad is not None:
+                importance = importance + (layer.U.data * layer.U.grad).abs().mean(0)
+                importance = importance + (layer.V.data * layer.V.grad).abs().mean(1)
+            importance = importance.cpu()
+            track.mean.mul_(BETA).add_(importance, alpha=1 - BETA)
+            deviation = (importance - track.mean / (1 - BETA**self.updates)).abs()
+            track.spread.mul_(BETA).add_(deviation, alpha=1 - BETA)
+            layer.gate_gradient = None
+
+    def _densities(self) -> tuple[list[str], Tensor, Tensor, Tensor]:
+        """Names, density, cost and owner index of all triplets, in a fixed order."""
+        correction = (1 - BETA**self.updates) ** 2
+        names = [n for n, x in self.layers.items() if x.rank]
+        density, cost, owner = [], [], []
+        for k, name in enumerate(names):
+            layer, track = self.layers[name], self.tracks[name]
+            price = layer.out_features + layer.in_features + 1
+            density.append(track.mean * track.spread / correction / price)
+            cost.append(torch.full((layer.rank,), float(price)))
+            owner.append(torch.full((layer.rank,), k))
+        return names, torch.cat(density), torch.cat(cost), torch.cat(owner)
+
+    def _move(self, step: int, emit: Emit) -> None:
+        """Prune and revive so that the cost stays within the budget of this step."""
+        if not any(x.rank for x in self.layers.values()):
+            return
+        names, density, cost, owner = self._densities()
+        budget = self.budget(step)
+        # Stable sort: equal densities keep their order, so that ties are decided exactly.
+        order = torch.sort(density, descending=True, stable=True).indices
+        inside = cost[order].cumsum(0) <= budget
+        edge = int(inside.sum()) - 1
+        threshold = float(density[order[max(0, edge)]])
+        target = torch.cat([self.tracks[n].target for n in names])
+        warned = torch.cat([self.tracks[n].warned for n in names])
+        low = density < PRUNE * threshold
+        pruned = (target > 0) & low & warned
+        revived = (target == 0) & (density > REVIVE * threshold)
+        target[pruned] = 0.0
+        target[revived] = 1.0
+        self._fit(target, density, cost, order, budget)
+        for k, name in enumerate(names):
+            self.tracks[name].target = target[owner == k]
+            self.tracks[name].warned = low[owner == k]
+        ranks = {n: int(self.tracks[n].target.sum()) for n in names}
+        emit(RanksChanged(step, ranks, "importance"))
+
+    @staticmethod
+    def _fit(target: Tensor, density: Tensor, cost: Tensor, order: Tensor, budget: float) -> None:
+        """Drop the least dense until the rest fits; ties by index, the later one first."""
+        used = float((target * cost).sum())
+        for k in reversed(order.tolist()):
+            if used <= budget:
+                return
+            if target[k] > 0:
+                target[k] = 0.0
+                used -= float(cost[k])
+
+    def _fade(self) -> None:
+        """Move m towards its target in small steps; still moments where it has arrived at 0."""
+        for name, layer in self.layers.items():
+            if not layer.rank:
+                continue
+            target = self.tracks[name].target.to(layer.m.device)
+            if torch.equal(layer.m, target):
+                continue
+            moved = layer.m + (target - layer.m).clamp(-1 / FADE_STEPS, 1 / FADE_STEPS)
+            # The nearest fifth, so that sums of fifths do not drift away from 0 and 1.
+            layer.m = (moved * FADE_STEPS).round() / FADE_STEPS
+            gone = layer.m == 0
+            if gone.any():
+                for p, dim in ((layer.U, 1), (layer.s, 0), (layer.V, 0)):
+                    for key in ("exp_avg", "exp_avg_sq"):
+                        moment = self.optimizer.state.get(p, {}).get(key)
+                        if moment is not None:
+                            moment.index_fill_(dim, gone.nonzero()[:, 0], 0.0)
+
+    def compact(self, step: int, emit: Emit) -> None:
+        """Remove what is masked, with its moments, and free the memory."""
+        changed: dict[str, int] = {}
+        for name, layer in self.layers.items():
+            track = self.tracks[name]
+            keep = ((track.target > 0) | (layer.m.cpu() > 0)).nonzero()[:, 0]
+            if len(keep) == layer.rank:
+                continue
+            self._keep(layer, keep)
+            for key in ("mean", "spread", "target", "warned"):
+                setattr(track, key, getattr(track, key)[keep])
+            changed[name] = int(track.target.sum())
+        if changed:
+            emit(RanksChanged(step, changed, "compacted"))
+
+    def _keep(self, layer: AdapterLinear, keep: Tensor) -> None:
+        index = keep.to(layer.s.device)
+        old = {"U": layer.U, "s": layer.s, "V": layer.V}
+        layer.set_triplets(
+            layer.U.data[:, index], layer.s.data[index], layer.V.data[index], layer.m[index]
+        )
+        for key, before in old.items():
+            after = getattr(layer, key)
+            replace_parameter(self.optimizer, before, after, index, 1 if key == "U" else 0)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Scores by name, for a checkpoint."""
+        return {
+            f"scores.{name}.{key}": getattr(track, key).float()
+            for name, track in self.tracks.items()
+            for key in ("mean", "spread", "target", "warned")
+            if track.mean.numel()
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor], updates: int, start_cost: float) -> None:
+        """Take scores back from a checkpoint; the layers have their triplets already."""
+        self.updates, self.start_cost = updates, start_cost
+        for name, layer in self.layers.items():
+            if layer.rank:
+                values = {k: tensors[f"scores.{name}.{k}"] for k in ("mean", "spread", "target")}
+                warned = tensors[f"scores.{name}.warned"].bool()
+                self.tracks[name] = _Track(**values, warned=warned)
+            else:
+                none = torch.zeros(0)
+                self.tracks[name] = _Track(none, none, none, none.bool())
+
+
+def replace_parameter(
+    optimizer: torch.optim.Optimizer, before: Tensor, after: Tensor, index: Tensor, dim: int
+) -> None:
+    """Put ``after`` in the place of ``before``, its moments cut to ``index`` along ``dim``."""
+    for group in optimizer.param_groups:
+        group["params"] = [after if p is before else p for p in group["params"]]
+    state = optimizer.state.pop(before, None)
+    if state:
+        optimizer.state[after] = {
+            key: value.index_select(dim, index) if key.startswith("exp_avg") else value
+            for key, value in state.items()
+        }
