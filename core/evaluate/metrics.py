@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from core.home import cache_folder
+
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 _WORD = re.compile(r"[^\W_]+")
 _BETWEEN_DIGITS = re.compile(r"(?<=\d)[.,](?=\d)")
@@ -47,7 +49,10 @@ def _segmenter() -> Any:
     import jieba
 
     jieba.setLogLevel(logging.ERROR)  # it reports on standard error how long its dictionary took
-    return jieba.Tokenizer()
+    segmenter = jieba.Tokenizer()
+    # Its cache is read with marshal; in the shared temporary folder anyone could have put it there.
+    segmenter.tmp_dir = str(cache_folder())
+    return segmenter
 
 
 def rouge_l(hypothesis: str, reference: str) -> float:

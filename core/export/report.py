@@ -17,22 +17,30 @@ from core.export.run import FinishedRun
 from core.home import ASSETS
 from core.plan.types import LinearPlan
 
-LONGEST_QUOTE = 180  # characters of an answer that are printed
+LONGEST_QUOTE = 120  # characters of an answer that are printed
 QUOTED = 3  # answers quoted on either side
 _SHADES = {2: "#d6e6f5", 3: "#a9cdea", 4: "#6fa8d6", 8: "#2f6fae", 16: "#12375f"}
 _STYLE = """
-@page { size: A4; margin: 12mm }
-* { box-sizing: border-box }
-body { font: 10.5pt/1.4 system-ui, "Noto Sans CJK SC", "Microsoft YaHei", sans-serif;
-       color: #1b1f24; background: #fff; max-width: 190mm; margin: 6mm auto; padding: 0 4mm }
-h1 { font-size: 18pt; margin: 0 0 2mm } h2 { font-size: 12pt; margin: 5mm 0 1.5mm }
-table { border-collapse: collapse; width: 100% } td, th { text-align: left;
-       padding: .8mm 2mm .8mm 0; border-bottom: .2mm solid #d5dae0; vertical-align: top }
+@page { size: A4; margin: 10mm }
+* { box-sizing: border-box; print-color-adjust: exact; -webkit-print-color-adjust: exact }
+body { font: 10pt/1.35 system-ui, "Noto Sans CJK SC", "Microsoft YaHei", sans-serif;
+  color: #1b1f24; background: #fff; max-width: 190mm; margin: 6mm auto; padding: 0 4mm }
+h1 { font-size: 17pt; margin: 0 0 2mm }
+h2 { font-size: 11.5pt; margin: 3.5mm 0 1mm }
+p { margin: 1.5mm 0 }
+table { border-collapse: collapse; width: 100% }
+td, th { text-align: left; padding: .6mm 2mm .6mm 0; vertical-align: top;
+  border-bottom: .2mm solid #d5dae0; overflow-wrap: anywhere }
 th { font-weight: 600 }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
-.two { display: grid; grid-template-columns: 1fr 1fr; gap: 6mm } .small { color: #57606a;
-       font-size: 9pt } section { break-inside: avoid } svg { width: 100%; height: auto }
+table.quotes { table-layout: fixed }
+.two { display: grid; grid-template-columns: 1fr 1fr; gap: 6mm }
+.two h2 { margin-top: 1mm }
+.small { color: #57606a; font-size: 8.5pt }
+section { break-inside: avoid }
+svg { width: 100%; height: auto }
 svg text { font: 8px system-ui, sans-serif; fill: #57606a }
+@media print { body { margin: 0; padding: 0; max-width: none; font-size: 9pt } }
 """
 
 
@@ -247,7 +255,7 @@ def _quoted(words: Mapping[str, str], title: str, moves: Sequence[Mapping[str, A
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
-    return f'{head}<table class="small"><tr>{top}</tr>{body}</table></section>'
+    return f'{head}<table class="small quotes"><tr>{top}</tr>{body}</table></section>'
 
 
 def _short(text: str) -> str:
