@@ -12,15 +12,20 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from core.data.messages import Findings
-from core.data.split import duplicate_groups, normalised
+from core.data.messages import CODES, Findings
+from core.data.split import asked, normalised, text_groups
 from core.data.types import Example
 from core.errors import Problem
 
+# What a text must hold for the slow patterns below to be worth a try.
+_SECRET_SIGNS = (
+    *("sk-", "hf_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "akia", "aiza", "xox"),
+    *("glpat-", "eyj", "private key", "pass", "pwd", "密码", "口令"),
+)
 LONG = 2048  # characters of English that make about 512 tokens
 FOREIGN = 3  # a character outside ASCII takes about as many tokens as three within
 STACKED = 6  # accents on one letter
-MOST_NEAR = 20_000  # examples up to which near duplicates are looked for
+MOST_NEAR = 10_000  # examples up to which near duplicates are looked for
 
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{2,63})+", re.ASCII)
 _PHONE = re.compile(
@@ -40,6 +45,7 @@ _SECRET = re.compile(
     r"|(?:password|passwort|passwd|pwd|密码|口令)\s?[:：=]\s?\S{4,}",
     re.IGNORECASE,
 )
+_DIGITS = re.compile(r"\d{2}")
 _BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
 _MOJIBAKE = re.compile(
     "[ÂÃ][\x80-\xbf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc\u2013-\u2122]"
@@ -73,46 +79,44 @@ def check(examples: Sequence[Example]) -> tuple[dict[str, Any], list[Problem]]:
 
 
 def _repetitions(examples: Sequence[Example], findings: Findings) -> dict[str, int]:
-    seen: set[str] = set()
-    answers: defaultdict[str, set[str]] = defaultdict(set)
+    questions = [normalised(asked(e)) for e in examples]
+    seen: set[tuple[str, str]] = set()
+    answered: set[str] = set()
     again, other = [], []
-    for example in examples:
-        question, answer = normalised(_asked(example)), normalised(example.answer)
-        if f"{question}\n{answer}" in seen:
+    for example, question in zip(examples, questions, strict=True):
+        pair = question, normalised(example.answer)
+        if pair in seen:
             again.append(example.where)
-        elif answers[question]:
+        elif question in answered:
             other.append(example.where)
-        seen.add(f"{question}\n{answer}")
-        answers[question].add(answer)
+        seen.add(pair)
+        answered.add(question)
     for where in again:
         findings.add("health.duplicates", where, distinct=len(seen), examples=len(examples))
     for where in other:
         findings.add("health.contradictions", where)
-    near = _near_duplicates(examples, findings)
+    near = _near_duplicates(questions)
+    for i in near:
+        findings.add("health.near_duplicates", examples[i].where)
     return {
         "distinct": len(seen),
         "duplicates": len(again),
         "contradictions": len(other),
-        "near_duplicates": near,
+        "near_duplicates": len(near),
     }
 
 
-def _near_duplicates(examples: Sequence[Example], findings: Findings) -> int:
-    """Count examples whose question nearly equals an earlier one's, without equal ones."""
-    if len(examples) > MOST_NEAR:
-        return 0
+def _near_duplicates(questions: Sequence[str]) -> list[int]:
+    """Return the indices of questions that nearly, but not quite, equal an earlier one."""
+    if len(questions) > MOST_NEAR:
+        return []
     near: list[int] = []
-    for group in duplicate_groups(examples):
-        if len(group) == 1:
-            continue
-        seen = {normalised(_asked(examples[group[0]]))}
+    for group in text_groups(questions):
+        seen = {questions[group[0]]}
         for i in group[1:]:
-            question = normalised(_asked(examples[i]))
-            near += [i] if question not in seen else []
-            seen.add(question)
-    for i in sorted(near):
-        findings.add("health.near_duplicates", examples[i].where)
-    return len(near)
+            near += [i] if questions[i] not in seen else []
+            seen.add(questions[i])
+    return sorted(near)
 
 
 def _lengths(examples: Sequence[Example], findings: Findings) -> dict[str, int]:
@@ -145,25 +149,24 @@ def _letters(examples: Sequence[Example], findings: Findings) -> dict[str, int]:
     }
     counts = dict.fromkeys(signs, 0)
     samples: dict[str, str] = {}
-    places: defaultdict[str, list[str]] = defaultdict(list)
+    found: defaultdict[str, list[str]] = defaultdict(list)
     for example in examples:
         text = "\n".join(t.content for t in example.turns)
         for sign, finds in signs.items():
             if sample := finds(text):
                 counts[sign] += 1
                 samples.setdefault(sign, sample)
-                places[sign].append(example.where)
-    for sign in ("bidi", "marks", "mojibake", "control_words"):
-        values = {"sample": samples[sign]} if sign in ("mojibake", "control_words") and (
-            sign in samples) else {}  # fmt: skip
-        for where in places[sign]:
-            findings.add(f"health.{sign}", where, **values)
-    for where in places["control"]:
-        findings.add("text.control", where)
+                found[sign].append(example.where)
+    for sign, where in ((s, w) for s, places in sorted(found.items()) for w in places):
+        code = "text.control" if sign == "control" else f"health.{sign}"
+        shown = {"sample": samples[sign]} if "{sample}" in CODES[code].what else {}
+        findings.add(code, where, **shown)
     return counts
 
 
 def _found(pattern: re.Pattern[str], text: str) -> str:
+    if pattern in (_BIDI, _MOJIBAKE) and text.isascii():
+        return ""
     match = pattern.search(text)
     return text[max(0, match.start() - 5) : match.end() + 10] if match else ""
 
@@ -182,9 +185,9 @@ def _stacked(text: str) -> str:
 def _private(examples: Sequence[Example], findings: Findings) -> dict[str, Any]:
     kinds: dict[str, Callable[[str], bool]] = {
         "e-mail address": lambda t: "@" in t and _EMAIL.search(t) is not None,
-        "phone number": lambda t: _PHONE.search(t) is not None,
+        "phone number": lambda t: _DIGITS.search(t) is not None and _PHONE.search(t) is not None,
         "resident id": lambda t: any(map(is_resident_id, _RESIDENT.findall(t))),
-        "birth date": lambda t: _BORN.search(t) is not None,
+        "birth date": lambda t: _DIGITS.search(t) is not None and _BORN.search(t) is not None,
     }
     personal: Counter[str] = Counter()
     where_personal, where_secret = [], []
@@ -193,13 +196,18 @@ def _private(examples: Sequence[Example], findings: Findings) -> dict[str, Any]:
         found = [kind for kind, has in kinds.items() if has(text)]
         personal.update(found)
         where_personal += [example.where] if found else []
-        where_secret += [example.where] if _SECRET.search(text) else []
+        where_secret += [example.where] if _has_secret(text) else []
     listed = ", ".join(f"{kind}: {personal[kind]}" for kind in kinds if personal[kind])
     for where in where_personal:
         findings.add("health.personal", where, kinds=listed)
     for where in where_secret:
         findings.add("health.secrets", where)
     return {"personal": dict(personal), "secrets": len(where_secret)}
+
+
+def _has_secret(text: str) -> bool:
+    lower = text.casefold()
+    return any(s in lower for s in _SECRET_SIGNS) and _SECRET.search(text) is not None
 
 
 def is_resident_id(number: str) -> bool:
@@ -210,7 +218,3 @@ def is_resident_id(number: str) -> bool:
         return False
     total = sum(int(d) * w for d, w in zip(number, _WEIGHTS, strict=False))
     return born.year >= 1900 and "10X98765432"[total % 11] == number[17].upper()
-
-
-def _asked(example: Example) -> str:
-    return "\n".join(t.content for t in example.turns if t.role == "user")

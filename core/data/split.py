@@ -1,35 +1,39 @@
 """The quiz is split off by groups of duplicates, so that no quiz question was learned from.
 
 Questions are one group when they are equal after normalisation, or when the Jaccard index of their
-shingles is at least 0.8 and they hold the same numbers. Candidates come from MinHash with banding
-(Broder 1997; Leskovec, Rajaraman and Ullman, *Mining of Massive Datasets*, chapter 3).
+shingles is at least 0.8 and they hold the same numbers. Pairs are found by prefix filtering
+(Chaudhuri, Ganti and Kaushik 2006; Bayardo, Ma and Srikant 2007): two sets that share so much share
+one of their rarest shingles, too.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import unicodedata
-from collections import Counter, defaultdict
+import zlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from core.data.types import Example, data_sha256
 from core.errors import Problem
 
 THRESHOLD = 0.8  # Jaccard index from which two questions are the same
-BANDS, ROWS = 16, 4  # a pair at 0.8 is missed once in 5000 times
-NEIGHBOURS = 64  # of a bucket that one question is compared with
+NEIGHBOURS = 64  # later questions that one is compared with for a shared shingle
 FEW_GROUPS, TOO_FEW_GROUPS = 8, 4
 
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _SIGNS = "+×÷*/=<>≤≥^%√±−"  # 3 + 4 is another question than 3 × 4
 _WORDS = re.compile(rf"\d+(?:\.\d+)?|[{_CJK}]|[^\W\d_{_CJK}]+|[{_SIGNS}]|-(?=[\d(])")
 _NUMBERS = re.compile(r"\d+(?:\.\d+)?")
-_PRIME = np.uint64((1 << 61) - 1)
+
+Shingles = NDArray[np.uint32]  # (S,)
 
 
 @dataclass(frozen=True)
@@ -86,17 +90,27 @@ def duplicate_groups(examples: Sequence[Example]) -> list[list[int]]:
 
     Groups are ordered by their first example, indices within a group ascend.
     """
+    return text_groups([normalised(asked(e)) for e in examples])
+
+
+def text_groups(texts: Sequence[str]) -> list[list[int]]:
+    """Return indices of normalised texts, grouped as :func:`duplicate_groups` does."""
     by_text: defaultdict[str, list[int]] = defaultdict(list)
-    for i, example in enumerate(examples):
-        by_text[normalised(_asked(example))].append(i)
-    texts = sorted(by_text)
-    root = _Union(len(texts))
-    for a, b in near_pairs(texts):
+    for i, text in enumerate(texts):
+        by_text[text].append(i)
+    distinct = sorted(by_text)
+    root = _Union(len(distinct))
+    for a, b in near_pairs(distinct):
         root.join(a, b)
     merged: defaultdict[int, list[int]] = defaultdict(list)
-    for at, text in enumerate(texts):
+    for at, text in enumerate(distinct):
         merged[root.find(at)] += by_text[text]
     return sorted(sorted(group) for group in merged.values())
+
+
+def asked(example: Example) -> str:
+    """Return all that the user says in a conversation."""
+    return "\n".join(t.content for t in example.turns if t.role == "user")
 
 
 def normalised(text: str) -> str:
@@ -106,53 +120,45 @@ def normalised(text: str) -> str:
 
 def near_pairs(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Yield index pairs of near duplicates among sorted, distinct, normalised texts."""
-    shingles = _distinctive([_shingles(t) for t in texts])
-    numbers = [tuple(_NUMBERS.findall(t)) for t in texts]
-    for bucket in _buckets(shingles, numbers):
-        for at, a in enumerate(bucket):
-            for b in bucket[at + 1 : at + 1 + NEIGHBOURS]:
-                if _jaccard(shingles[a], shingles[b]) >= THRESHOLD:
-                    yield a, b
+    rows = _rarest_first([_shingles(t) for t in texts])
+    sets = [frozenset(row.tolist()) for row in rows]
+    seen: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
+    for i, row in enumerate(rows):
+        numbers = tuple(_NUMBERS.findall(texts[i]))
+        prefix = len(row) - math.ceil(THRESHOLD * len(row)) + 1
+        candidates: set[int] = set()
+        for shingle in row[:prefix].tolist():
+            bucket = seen[shingle, numbers]
+            candidates.update(bucket[-NEIGHBOURS:])
+            bucket.append(i)
+        for j in sorted(candidates):
+            if _jaccard(sets[i], sets[j]) >= THRESHOLD:
+                yield j, i
 
 
-def _asked(example: Example) -> str:
-    return "\n".join(t.content for t in example.turns if t.role == "user")
-
-
-def _shingles(text: str) -> frozenset[int]:
+def _shingles(text: str) -> Shingles:
     """Return hashes of the words (single characters in Chinese) and of their neighbouring pairs."""
     words = text.split()
-    return frozenset(map(_hash, [*words, *(f"{a} {b}" for a, b in pairwise(words))]))
+    parts = {*words, *(f"{a} {b}" for a, b in pairwise(words))}
+    hashes = (zlib.crc32(p.encode("utf-8", "surrogatepass")) for p in parts)
+    return np.unique(np.fromiter(hashes, np.uint32, len(parts)))
 
 
-def _distinctive(shingles: list[frozenset[int]]) -> list[frozenset[int]]:
-    """Drop what more than half of the class shares: an instruction repeated in every row."""
-    if len(shingles) < FEW_GROUPS:
-        return shingles
-    counts = Counter(s for row in shingles for s in row)
-    common = {s for s, count in counts.items() if count > len(shingles) / 2}
-    return [row - common for row in shingles]
+def _rarest_first(rows: list[Shingles]) -> list[Shingles]:
+    """Order each row's shingles from the rarest of the class to the most frequent.
 
-
-def _buckets(
-    shingles: Sequence[frozenset[int]], numbers: Sequence[tuple[str, ...]]
-) -> Iterator[list[int]]:
-    """Yield ascending index lists whose signatures agree in a band and whose numbers are equal."""
-    rng = np.random.Generator(np.random.Philox(20_240_229))
-    factors = rng.integers(1, 1 << 29, BANDS * ROWS, dtype=np.uint64)  # products stay in 64 bits
-    offsets = rng.integers(0, 1 << 61, BANDS * ROWS, dtype=np.uint64)
-    found: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
-    for i, row in enumerate(shingles):
-        if not row:
-            continue
-        hashes = np.fromiter(row, np.uint64, len(row)) >> np.uint64(32)  # (S,)
-        mixed = (hashes[:, None] * factors + offsets) % _PRIME  # (S, BANDS * ROWS)
-        signature = mixed.min(0).reshape(BANDS, ROWS)
-        for band, part in enumerate(signature):
-            found[band, part.tobytes(), numbers[i]].append(i)
-    for bucket in found.values():
-        if len(bucket) > 1:
-            yield bucket
+    What more than half of the class shares is dropped: an instruction repeated in every row.
+    """
+    if not rows:
+        return []
+    known, counts = np.unique(np.concatenate(rows), return_counts=True)
+    most = len(rows) / 2 if len(rows) >= FEW_GROUPS else len(rows)
+    ordered = []
+    for row in rows:
+        frequency = counts[np.searchsorted(known, row)]
+        kept = frequency <= most
+        ordered.append(row[kept][np.lexsort((row[kept], frequency[kept]))])
+    return ordered
 
 
 def _choose(
@@ -171,11 +177,6 @@ def _choose(
 def _draw(seed: int, group: Iterable[Example]) -> str:
     texts = sorted(data_sha256([e]) for e in group)
     return hashlib.sha256(f"{seed} {' '.join(texts)}".encode()).hexdigest()
-
-
-def _hash(text: str) -> int:
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
 
 
 def _jaccard(a: frozenset[int], b: frozenset[int]) -> float:

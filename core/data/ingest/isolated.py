@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from core.home import CHECKOUT
 
 TIME_LIMIT = 30.0  # seconds
 MEMORY_LIMIT = 768 * 2**20  # bytes of address space; a reader needs about 100 MB of memory
+_BODY = ("rows", "examples", "problems")
 MEMORY_EXIT = 3  # how the child says that it ran out of memory
 
 
@@ -72,28 +75,31 @@ def read_isolated(
         raise data_error("file.memory", where)
     if done.returncode != 0:
         raise data_error("file.crashed", where)
-    return _answer(json.loads(done.stdout))
+    return _answer(map(json.loads, io.BytesIO(done.stdout)))
 
 
-def result_to_json(result: ReadResult) -> dict[str, Any]:
-    """Return everything that a result holds."""
-    return {
-        **asdict(result),
-        "examples": [e.to_json() for e in result.examples],
-        "problems": [p.to_json() for p in result.problems],
-    }
+def result_to_lines(result: ReadResult) -> Iterator[str]:
+    """Yield everything that a result holds as JSON lines: the head, the rows, the examples.
+
+    Line by line, since a whole document would take the memory of the class once more.
+    """
+    head = {f.name: getattr(result, f.name) for f in fields(result) if f.name not in _BODY}
+    head["problems"] = [p.to_json() for p in result.problems]
+    yield json.dumps({"result": head, "rows": len(result.rows)})
+    yield from map(json.dumps, result.rows)
+    yield from (json.dumps(e.to_json()) for e in result.examples)
 
 
-def result_from_json(tree: dict[str, Any]) -> ReadResult:
-    """Rebuild a result from :func:`result_to_json`."""
-    lists = {k: tuple(tree[k]) for k in ("columns", "sheets", "row_where")}
+def result_from_lines(head: dict[str, Any], lines: Iterator[Any]) -> ReadResult:
+    """Rebuild a result from the parsed lines of :func:`result_to_lines`."""
+    tree = head["result"]
     return ReadResult(
         **{
             **tree,
-            **lists,
-            "rows": tuple(map(tuple, tree["rows"])),
-            "examples": tuple(map(Example.from_json, tree["examples"])),
+            **{k: tuple(tree[k]) for k in ("columns", "sheets", "row_where")},
             "problems": tuple(map(problem_from_json, tree["problems"])),
+            "rows": tuple(tuple(next(lines)) for _ in range(head["rows"])),
+            "examples": tuple(map(Example.from_json, lines)),
         }
     )
 
@@ -108,10 +114,11 @@ def problem_from_json(tree: dict[str, Any]) -> Problem:
     return Problem(**{**tree, "values": tuple(tree["values"].items())})
 
 
-def _answer(reply: dict[str, Any]) -> ReadResult:
-    if "error" not in reply:
-        return result_from_json(reply["result"])
-    first, *others = map(problem_from_json, reply["error"]["problems"])
+def _answer(lines: Iterator[Any]) -> ReadResult:
+    head = next(lines)
+    if "error" not in head:
+        return result_from_lines(head, lines)
+    first, *others = map(problem_from_json, head["error"]["problems"])
     raise DataError(
         first.what, where=first.where, action=first.action, code=first.code, problems=others
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from core.data.ingest import isolated, read_file, read_isolated
-from core.data.ingest.isolated import result_from_json, result_to_json
+from core.data.ingest.isolated import result_from_lines, result_to_lines
 from core.errors import DataError
 
 
@@ -41,7 +41,8 @@ def test_a_refusal_comes_back_with_every_finding(tmp_path: Path) -> None:
 
 def test_results_survive_json(path: Path) -> None:
     result = read_file(path)
-    assert result_from_json(json.loads(json.dumps(result_to_json(result)))) == result
+    lines = map(json.loads, result_to_lines(result))
+    assert result_from_lines(next(lines), lines) == result
 
 
 def test_too_slow_is_a_sentence(path: Path) -> None:
