@@ -46,7 +46,7 @@ class _ChunkedLoss(torch.autograd.Function):
         for a in range(0, n, chunk):
             h, y = hidden[a : a + chunk], targets[a : a + chunk]
             logits = _logits(h, table, bias, scale, softcap)  # (k, v) fp32
-            lse = logits.logsumexp(-1)
+            lse = _logsumexp(logits)
             losses.append(lse - logits.gather(1, y[:, None])[:, 0])
             if gradient is not None:
                 gradient[a : a + chunk] = _hidden_gradient(
@@ -109,7 +109,7 @@ def answer_losses(
     parts = []
     for a in range(0, len(y), chunk):
         logits = _logits(h[a : a + chunk], table, bias, scale, softcap)
-        parts.append(torch.nn.functional.cross_entropy(logits, y[a : a + chunk], reduction="none"))
+        parts.append(_logsumexp(logits) - logits.gather(1, y[a : a + chunk, None])[:, 0])
     return torch.cat(parts) if parts else hidden.new_zeros(0)
 
 
@@ -126,6 +126,11 @@ def _logits(
     if softcap:
         logits.div_(softcap).tanh_().mul_(softcap)
     return logits
+
+
+def _logsumexp(logits: Tensor) -> Tensor:
+    """Row by row in small groups: the library makes a second tensor of its argument's size."""
+    return torch.cat([rows.logsumexp(-1) for rows in logits.split(16)])
 
 
 def _hidden_gradient(

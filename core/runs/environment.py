@@ -27,8 +27,8 @@ _QUIET = {
 # heap, which counts against the budget. Fixed thresholds give them back; few arenas keep small
 # blocks of many threads from spreading.
 _GLIBC = {
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 17),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 17),
     "MALLOC_ARENA_MAX": "2",
 }
 

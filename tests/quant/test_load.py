@@ -1,0 +1,77 @@
+"""The stored model computes what transformers computes, for every tried architecture."""
+
+import pytest
+import torch
+
+from core import modelload
+from core.adapters.lora import AdapterLinear
+from core.quant.load import build
+from core.quant.schemes import Scheme
+from core.quant.weight import QuantizedWeight
+
+
+def stored(path, bits=16, rank=0):
+    def store(name, read, bias, transposed):
+        layer = AdapterLinear(
+            QuantizedWeight.from_dense(read(), Scheme(bits)), bias, transposed=transposed
+        )
+        o, i = layer.out_features, layer.in_features
+        # s = 0: triplets are there and change nothing
+        layer.set_triplets(torch.randn(o, rank), torch.zeros(rank), torch.randn(rank, i))
+        return layer
+
+    return build(path, store)
+
+
+def test_unquantized_with_zero_adapter_gives_the_logits_of_the_base(tiny, architecture):
+    path = tiny(architecture)
+    dense = modelload.load_dense(path, torch.float32)
+    ours = stored(path, 16, rank=2)
+    ids = torch.randint(0, dense.config.vocab_size, (1, 17))
+    with torch.no_grad():
+        expected, found = dense(ids).logits, ours.model(ids).logits
+    # 16 bits are bf16: the tiny models are saved in fp32 or bf16
+    assert torch.allclose(found, expected, atol=2e-2, rtol=2e-2)
+
+
+def test_examples_packed_in_a_row_do_not_see_each_other(tiny, architecture):
+    model = stored(tiny(architecture))
+    torch.manual_seed(0)
+    a, b = torch.randint(0, 200, (9,)), torch.randint(0, 200, (13,))
+    ids, positions = torch.cat([a, b]), torch.cat([torch.arange(9), torch.arange(13)])
+    with torch.no_grad():
+        packed = model.hidden(ids, positions)
+        alone = torch.cat([model.hidden(x, torch.arange(len(x))) for x in (a, b)])
+        changed = model.hidden(torch.cat([a.flip(0), b]), positions)
+    assert torch.allclose(packed, alone, atol=1e-4)
+    assert torch.equal(changed[9:], packed[9:])
+
+
+@pytest.mark.parametrize("bits", [3, 8])
+def test_recomputing_activations_changes_no_gradient(tiny, bits):
+    model = stored(tiny("llama"), bits, rank=2)
+    for layer in model.model.modules():
+        if isinstance(layer, AdapterLinear):
+            layer.s.data.fill_(0.1)
+    ids, positions = torch.randint(0, 200, (20,)), torch.arange(20)
+    gradients = []
+    for on in (False, True):
+        model.set_checkpointing(on)
+        model.model.zero_grad()
+        model.loss(ids, positions, ids).backward()
+        gradients.append([p.grad.clone() for p in model.model.parameters() if p.grad is not None])
+    assert gradients[0]
+    assert all(torch.equal(x, y) for x, y in zip(*gradients, strict=True))
+
+
+def test_eight_bit_tables_are_near_the_dense_ones(tiny):
+    path = tiny("llama")
+    ids, positions = torch.randint(0, 200, (12,)), torch.arange(12)
+
+    def store(name, read, bias, transposed):
+        return AdapterLinear(QuantizedWeight.from_dense(read(), Scheme(16)), bias)
+
+    losses = [
+        float(build(path, store, embedding_bits=b).loss(ids, positions, ids)) for b in (16, 8)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
