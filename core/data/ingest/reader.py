@@ -67,16 +67,14 @@ def read_file(
     label = label or clean_label(path.name)
     findings = Findings()
     try:
-        data = _bytes_of(path)
-        source = Source(data, suffix_of(path.name), question, answer, sheet, encoding)
-        result = _read(source, findings)
+        options = (suffix_of(path.name), question, answer, sheet, encoding)
+        return _read(Source(_bytes_of(path), *options), findings)
     except DataError as error:
         found = error.problems[1:] or findings.problems()
         where = f"{label}, {error.where}" if error.where else label
         raise DataError(
             error.what, where=where, action=error.action, code=error.code, problems=found
         ) from error.__cause__
-    return result
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -102,6 +100,7 @@ def _read(source: Source, findings: Findings) -> ReadResult:
         kind = ole_kind(source.data)
     else:
         text = decode(source.data, findings, source.encoding)
+        source = replace(source, data=b"")  # its memory is needed for the rows
         kind = text_kind(text.text, source.suffix)
     found = FORMATS[kind]
     if not source.suffix:
