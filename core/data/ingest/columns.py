@@ -15,8 +15,8 @@ QUESTION: tuple[str, ...] = (
     "question", "questions", "q", "prompt", "instruction", "query", "problem", "exercise",
     "task", "front", "term", "word", "concept", "user", "stem", "human", "input", "text",
     # simplified
-    "问题", "题目", "题干", "提问", "问", "试题", "指令", "指示", "正面", "术语", "词语", "单词", "概念", "名词", "词条",
-    "用户", "输入",
+    "问题", "题目", "题干", "提问", "问", "试题", "指令", "指示", "正面", "术语", "词语",
+    "单词", "概念", "名词", "词条", "用户", "输入",
     # traditional
     "問題", "題目", "題幹", "提問", "問", "術語", "詞語", "單詞",
     # Japanese, Korean
@@ -31,8 +31,8 @@ ANSWER: tuple[str, ...] = (
     "solution", "definition", "meaning", "explanation", "back", "assistant", "gpt", "target",
     "chosen", "bot", "translation", "ans", "golden", "gold", "label",
     # simplified
-    "答案", "参考答案", "标准答案", "正确答案", "回答", "答", "解答", "答复", "回复", "输出", "背面", "释义", "定义", "含义",
-    "解释", "解析", "翻译", "助手",
+    "答案", "参考答案", "标准答案", "正确答案", "回答", "答", "解答", "答复", "回复", "输出",
+    "背面", "释义", "定义", "含义", "解释", "解析", "翻译", "助手",
     # traditional
     "參考答案", "標準答案", "正確答案", "回覆", "輸出", "釋義", "定義", "解釋",
     # Japanese, Korean
