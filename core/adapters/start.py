@@ -17,7 +17,7 @@ from torch import Tensor
 
 from core.adapters.lora import AdapterLinear
 from core.plan.types import LinearPlan, Plan
-from core.quant.load import LanguageModel, build
+from core.assemble import LanguageModel, build
 from core.quant.lowrank import product_svd
 from core.quant.schemes import Scheme
 from core.quant.weight import QuantizedWeight

@@ -25,7 +25,7 @@ from core.data.chat import ChatFormat
 from core.errors import ModelError
 from core.manifest import check_manifest, whole_folder, write_manifest
 from core.plan.types import Plan
-from core.quant.load import LanguageModel, build, put
+from core.assemble import LanguageModel, build, put
 
 BASE, START, ADAPTER = "base", "start.safetensors", "adapter"
 

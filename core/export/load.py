@@ -13,7 +13,7 @@ from core.data.chat import ChatFormat
 from core.errors import ModelError
 from core.export.peft import load_peft
 from core.modelcheck import check_adapter_config, check_adapter_folder, read_json
-from core.quant.load import compute_dtype
+from core.assemble import compute_dtype
 
 
 def is_exported(folder: Path) -> bool:

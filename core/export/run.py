@@ -21,7 +21,7 @@ from core.errors import ModelError
 from core.evaluate.quiz import mark
 from core.export.check import CHECKED_PROMPTS, reference_answers
 from core.plan.types import Plan
-from core.quant.load import LanguageModel
+from core.assemble import LanguageModel
 
 
 @dataclass(frozen=True)

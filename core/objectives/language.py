@@ -19,7 +19,7 @@ from core.quant.weight import QuantizedWeight
 
 # Memory of the logits of one chunk. Every chunk expands the stored head twice, so that larger chunks
 # are faster; one tensor of this size lives at a time (two with a softcap).
-CHUNK_BYTES = 32 * 2**20
+CHUNK_BYTES = 24 * 2**20
 
 
 def chunk_rows(vocabulary: int) -> int:

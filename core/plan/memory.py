@@ -13,6 +13,8 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -20,21 +22,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from core import modelload
 from core.adapters.lora import AdapterLinear
-from core.home import cache_folder
+from core.errors import ModelError
+from core.home import CHECKOUT, cache_folder
 from core.objectives.language import chunk_rows
-from core.quant.load import LanguageModel, assemble, skeleton
+from core.assemble import LanguageModel, assemble, skeleton
+from core.quant.embedding import ROW_BLOCK
 from core.quant.schemes import Scheme
 from core.quant.weight import QuantizedWeight
 
 PROBE_TOKENS = (64, 192)
 PROBE_LEARNED = 32  # answer tokens, few: the logits of a full chunk are counted exactly
 PROBE_RANK = 12
-VERSION = 7
+VERSION = 8
 
 
 class LiveBytes(TorchDispatchMode):
@@ -104,21 +109,64 @@ class StepBytes:
         return int(max(held))
 
 
-def step_bytes(path: Path) -> StepBytes:
-    """Measure (or recall) the step of the model at ``path``; a few seconds the first time."""
+@dataclass(frozen=True)
+class Probe:
+    """What is known of a model before it is loaded.
+
+    ``process``: resident bytes of a training process that has run a step and holds nothing any
+    more: libraries, tokenizer, and the work space that kernels keep.
+    """
+
+    process: int
+    step: StepBytes
+
+
+def probe(path: Path) -> Probe:
+    """Measure (or recall) the model at ``path`` in a child process; seconds, the first time.
+
+    A process of its own, because what libraries once took they keep, and because the present
+    process may hold other things.
+
+    Raises:
+        ModelError: if the model cannot be probed.
+    """
     config = (path / "config.json").read_bytes()
-    key = hashlib.sha256(config + f"{VERSION} {torch.__version__}".encode()).hexdigest()[:24]
-    kept = cache_folder() / f"step-{key}.json"
+    versions = f"{VERSION} {torch.__version__} {transformers.__version__} {sys.version_info[:3]}"
+    threads = f"{torch.get_num_threads()}"
+    digest = hashlib.sha256(config + f"{versions} {threads}".encode())
+    kept = cache_folder() / f"probe-{digest.hexdigest()[:24]}.json"
     try:
-        return StepBytes(**json.loads(kept.read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
-        pass
-    measured = _measure(path)
-    kept.write_text(json.dumps(asdict(measured)), "utf-8")
-    return measured
+        tree = json.loads(kept.read_text("utf-8"))
+    except (OSError, ValueError):
+        tree = _probe_in_child(path)
+        kept.write_text(json.dumps(tree), "utf-8")
+    return Probe(int(tree["process"]), StepBytes(**tree["step"]))
 
 
-def _measure(path: Path) -> StepBytes:
+def _probe_in_child(path: Path) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "core.plan.probe", str(path)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        cwd=CHECKOUT,
+    )
+    try:
+        tree: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError) as error:
+        sys.stderr.write(done.stderr)
+        raise ModelError(
+            "The memory that this model needs could not be measured.",
+            where=path.name,
+            action="Close other programs and try again; if it stays so, choose another model.",
+            code="model.probe",
+        ) from error
+    return tree
+
+
+def measure_step(path: Path) -> StepBytes:
+    """Run steps of a few blocks and count (see the head of this file)."""
     layers = int(modelload.load_config(path).num_hidden_layers)
     many = probe_model(path, 3)
     few = len(many.blocks) - 1 or 1
@@ -143,7 +191,9 @@ def _full_chunk(model: LanguageModel) -> float:
     """What a full chunk of logits holds beyond the few rows of the probe."""
     vocabulary = model.head.out_features
     rows = max(0, chunk_rows(vocabulary) - PROBE_LEARNED)
-    return float(rows * vocabulary * 4 * (2 if model.softcap else 1))
+    logits = rows * vocabulary * 4 * (2 if model.softcap else 1)
+    # The product packs its own copy of a block of the head, which no counter of tensors sees.
+    return float(logits + ROW_BLOCK * model.head.in_features * 4)
 
 
 def _line(points: Mapping[int, float]) -> tuple[float, float]:

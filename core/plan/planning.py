@@ -21,9 +21,8 @@ from core.data.packing import make_row
 from core.errors import MemoryBudgetError
 from core.events import Emit, PhaseChanged
 from core.home import cache_folder
-from core.plan.memory import StepBytes, step_bytes
+from core.plan.memory import StepBytes, probe
 from core.plan.planner import SHARE, Situation, make_plan
-from core.plan.process import idle_process_bytes
 from core.plan.profile import VERSION, WIDTHS, Profile, measure
 from core.plan.types import Plan
 from core.quant.schemes import Scheme
@@ -48,7 +47,8 @@ def plan_for(
         MemoryBudgetError: if not even the measurement fits into the budget.
     """
     emit(PhaseChanged("profile", 0.0))
-    step, process = step_bytes(path), idle_process_bytes()
+    found = probe(path)
+    step, process = found.step, found.process
     shape = _shape(path)
     budget = config.budget_bytes * SHARE if config.budget_bytes else float("inf")
     room = budget - process - shape["fixed"] - shape["tables_8"]

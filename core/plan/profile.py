@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from core.events import Emit, PhaseChanged
 from core.manifest import whole_folder
 from core.quant.gptq import round_with_feedback
-from core.quant.load import LanguageModel, build
+from core.assemble import LanguageModel, build
 from core.quant.lowrank import truncated_svd
 from core.quant.schemes import Scheme
 from core.quant.weight import QuantizedWeight

@@ -115,7 +115,7 @@ def _load_base(model: str, progress: Progress) -> Resident:
     import torch
 
     from core.modelload import load_dense, load_tokenizer
-    from core.quant.load import compute_dtype
+    from core.assemble import compute_dtype
 
     folder = ensure_local(resolve(model), progress)
     tokenizer = load_tokenizer(folder)
@@ -135,7 +135,7 @@ def _load_peft(adapter: Path, model: str, progress: Progress) -> Resident:
 
     from core.export.peft import load_peft
     from core.modelload import load_tokenizer
-    from core.quant.load import compute_dtype
+    from core.assemble import compute_dtype
 
     base = ensure_local(resolve(model), progress)
     tokenizer = load_tokenizer(base)

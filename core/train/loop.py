@@ -20,8 +20,8 @@ from core.config import TrainConfig
 from core.data.packing import Row, Schedule
 from core.errors import TrainingError
 from core.events import Emit, Evaluated, MemoryMeasured, Note, StepDone, VerdictReached
-from core.plan.process import peak_bytes, resident_bytes
-from core.quant.load import LanguageModel
+from core.process import peak_bytes, resident_bytes
+from core.assemble import LanguageModel
 from core.train.ranks import RankController
 from core.train.verdict import verdict
 

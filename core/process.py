@@ -8,14 +8,10 @@ hide from it.
 from __future__ import annotations
 
 import ctypes
-import json
-import subprocess
 import sys
 from pathlib import Path
 
 import psutil
-
-from core.home import CHECKOUT, cache_folder
 
 
 def resident_bytes() -> int:
@@ -47,31 +43,3 @@ def return_free_memory() -> None:
             ctypes.CDLL("libc.so.6").malloc_trim(0)
         except (OSError, AttributeError):
             return
-
-
-def idle_process_bytes() -> int:
-    """Resident memory of a training process before it holds anything, libraries included.
-
-    Measured once in a child and kept per set of library versions, because a plan may be made in a
-    process that holds other things.
-    """
-    import torch
-    import transformers
-
-    key = f"{sys.version_info[:3]} {torch.__version__} {transformers.__version__}"
-    kept = cache_folder() / "process.json"
-    try:
-        known = json.loads(kept.read_text("utf-8"))
-    except (OSError, ValueError):
-        known = {}
-    if key not in known:
-        done = subprocess.run(
-            [sys.executable, "-m", "core.plan.idle"],
-            capture_output=True,
-            check=True,
-            text=True,
-            cwd=CHECKOUT,
-        )
-        known[key] = int(done.stdout.split()[-1])
-        kept.write_text(json.dumps(known), "utf-8")
-    return int(known[key])

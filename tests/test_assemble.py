@@ -5,7 +5,7 @@ import torch
 
 from core import modelload
 from core.adapters.lora import AdapterLinear
-from core.quant.load import build
+from core.assemble import build
 from core.quant.schemes import Scheme
 from core.quant.weight import QuantizedWeight
 
