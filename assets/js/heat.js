@@ -44,7 +44,7 @@
     const ink = dark ? "#a8b3ca" : "#52607a", line = dark ? "#263149" : "#e7ecf4";
     const axis = { gridcolor: line, linecolor: line, zeroline: false, tickfont: { size: 11.5 }, automargin: true, fixedrange: false };
     return { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", uirevision: "keep", showlegend: false,
-      font: { family: getComputedStyle(document.body).fontFamily, color: ink, size: 12 }, margin: { l: 44, r: 8, t: 6, b: 34 },
+      font: { family: getComputedStyle(document.querySelector(".gradio-container")).fontFamily, color: ink, size: 12 }, margin: { l: 44, r: 8, t: 6, b: 34 },
       hoverlabel: { bgcolor: dark ? "#0c1120" : "#ffffff", bordercolor: dark ? "#64718c" : "#8b97ad", align: "left",
         font: { color: dark ? "#e8ecf5" : "#1a2233", size: 12.5 } },
       ...extra, xaxis: { ...axis, ...(extra.xaxis || {}) }, yaxis: { ...axis, ...(extra.yaxis || {}) } };

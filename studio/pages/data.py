@@ -67,8 +67,8 @@ def build(backend: Backend, words: Words, downloads: Downloads) -> None:
             with gr.Row(elem_classes="nav-row", visible=False) as editing:
                 said = show(elem_id="edit-said")
                 add = gr.Button(words("data.add"), elem_id="rows-add")
-                undo = gr.Button(words("data.undo"), elem_id="rows-undo")
-                save = gr.Button(words("data.save"), elem_id="rows-save")
+                undo = gr.Button(words("data.undo"), interactive=False, elem_id="rows-undo")
+                save = gr.Button(words("data.save"), interactive=False, elem_id="rows-save")
     footer(words, "data", back="model", forward="plan")
 
     shown = [
@@ -120,8 +120,15 @@ def build(backend: Backend, words: Words, downloads: Downloads) -> None:
         try:
             library.save_rows(config, table)
         except StudioError as error:
-            return [*view(), findings(words.error(error), words)]
-        return [*view(), tag("span", words("data.saved"), class_="chip good")]
+            return [*[gr.skip()] * len(shown), findings(words.error(error), words), *_switch(True)]
+        return [*view(), tag("span", words("data.saved"), class_="chip good"), *_switch(False)]
+
+    def edited() -> list[Any]:
+        # Only now can be saved: the change has reached us, however fast the next click is.
+        return [tag("span", words("data.changed"), class_="chip warn"), *_switch(True)]
+
+    def add_row(table: list[list[Any]]) -> list[Any]:
+        return [[*table, [""] * len(table[0])] if table else gr.skip(), *edited()]
 
     refresh_rail = "() => Studio.refresh()"
     enter.enter(view, None, shown, **QUIET)
@@ -129,10 +136,16 @@ def build(backend: Backend, words: Words, downloads: Downloads) -> None:
     upload.upload(take_upload, upload, shown, **QUIET).then(None, js=refresh_rail)
     for menu in menus:
         menu.input(read_as, menus, shown, **QUIET)
-    rows.input(lambda: tag("span", words("data.changed"), class_="chip warn"), None, said)
-    add.click(lambda table: [*table, [""] * len(table[0])] if table else table, rows, rows, **QUIET)
-    undo.click(lambda: [*view(), ""], None, [*shown, said], **QUIET)
-    save.click(save_rows, rows, [*shown, said], **QUIET)
+    rows.input(edited, None, [said, undo, save], **QUIET)
+    add.click(add_row, rows, [rows, said, undo, save], **QUIET)
+    undo.click(lambda: [*view(), "", *_switch(False)], None, [*shown, said, undo, save], **QUIET)
+    save.click(save_rows, rows, [*shown, said, undo, save], **QUIET)
+
+
+def _switch(on: bool) -> list[Any]:
+    """Return the buttons for edited rows, usable or not."""
+    save = gr.Button(interactive=on, variant="primary" if on else "secondary")
+    return [gr.Button(interactive=on), save]
 
 
 def _view(config: RunConfig, words: Words) -> list[Any]:
@@ -178,7 +191,9 @@ def _samples(chosen: str, words: Words) -> Markup:
 
 def _summary(label: str, result: ReadResult, words: Words) -> Markup:
     name = words.get(f"format.{result.format}", result.format.upper())
+    columns = [result.mapping[part] for part in ("question", "answer") if part in result.mapping]
     facts = [words("data.pairs", n=len(result.examples)), name, result.encoding.upper()]
+    facts.append(" → ".join(columns))
     chips = join(tag("span", fact, class_="chip info") for fact in facts if fact)
     return section(label) + tag("div", chips, class_="chips")
 
@@ -211,7 +226,7 @@ def _menus(result: ReadResult, config: RunConfig, words: Words) -> list[Any]:
     encodings = guessed + [(name.upper(), name) for name in ENCODINGS]
     return [
         gr.Dropdown(
-            choices=list(result.sheets), value=result.sheet, visible=len(result.sheets) > 1
+            choices=list(result.sheets), value=result.sheet or None, visible=len(result.sheets) > 1
         ),
         gr.Dropdown(choices=columns, value=result.mapping.get("question")),
         gr.Dropdown(choices=columns, value=result.mapping.get("answer")),

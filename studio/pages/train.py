@@ -16,7 +16,7 @@ def build(backend: Backend, words: Words, downloads: Downloads) -> None:
     """Lay the page out; ``live.js`` brings it to life."""
     head(words, "train")
     show(_live(words), js_on_load=script("live"), elem_id="live")
-    footer(words, "train", back="plan", forward="try")
+    footer(words, "train", back="plan")
 
 
 def _live(words: Words) -> Markup:

@@ -1,0 +1,119 @@
+"""Class data in the browser: bad files explained, good ones corrected and edited."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.running import Studio
+
+pytestmark = pytest.mark.browser
+
+
+def open_data(studio: Studio, page: Page, language: str = "en") -> None:
+    page.goto(f"{studio.url}/{language}/#/data")
+    expect(page.locator("#sample-choices input").first).to_be_visible()
+
+
+def upload(page: Page, file: Path) -> None:
+    page.locator("#upload input[type=file]").set_input_files(file)
+
+
+def test_a_bad_file_is_explained_and_changes_nothing(
+    studio: Studio, new_page: Callable[..., Page], tmp_path: Path
+) -> None:
+    page = new_page()
+    open_data(studio, page)
+    page.get_by_label("World capitals").check()
+    expect(page.locator("#data-summary")).to_contain_text("116 questions")
+    bad = tmp_path / "class.xlsx"
+    bad.write_bytes(b"PK\x03\x04 this is no workbook")
+    upload(page, bad)
+    refusal = page.locator("#data-refusal")
+    expect(refusal).to_contain_text("class.xlsx cannot be used yet")
+    expect(refusal.locator("li.error")).to_contain_text("damaged")
+    assert "Traceback" not in refusal.inner_text()
+    expect(page.locator("#data-summary")).to_contain_text("World capitals")
+
+
+def test_a_row_with_a_fault_is_named_and_the_rest_is_kept(
+    studio: Studio, new_page: Callable[..., Page], tmp_path: Path
+) -> None:
+    page = new_page()
+    open_data(studio, page)
+    file = tmp_path / "some.csv"
+    rows = "".join(f"Question {n}?,Answer {n}\n" for n in range(9))
+    file.write_text(f"question,answer\n{rows}Lonely question?,\n", "utf-8")
+    upload(page, file)
+    expect(page.locator("#data-summary")).to_contain_text("9 questions with answers")
+    finding = page.locator("#data-findings li", has_text="The answer is empty")
+    expect(finding).to_contain_text("row 11")
+
+
+def test_the_same_fault_is_told_in_chinese(
+    studio: Studio, new_page: Callable[..., Page], tmp_path: Path
+) -> None:
+    page = new_page()
+    open_data(studio, page, "zh")
+    file = tmp_path / "some.csv"
+    rows = "".join(f"Question {n}?,Answer {n}\n" for n in range(9))
+    file.write_text(f"question,answer\n{rows}Lonely question?,\n", "utf-8")
+    upload(page, file)
+    expect(page.locator("#data-findings")).to_contain_text("第 11 行")
+    expect(page.locator("#data-findings")).to_contain_text("没有答案")
+
+
+def test_columns_can_be_corrected(
+    studio: Studio, new_page: Callable[..., Page], tmp_path: Path
+) -> None:
+    page = new_page()
+    open_data(studio, page)
+    file = tmp_path / "three.csv"
+    rows = "".join(f"Question {n}?,Answer {n},Hint {n}\n" for n in range(9))
+    file.write_text(f"question,answer,hint\n{rows}", "utf-8")
+    upload(page, file)
+    expect(page.locator("#data-summary")).to_contain_text("three.csv")
+    answer = page.get_by_label("Answer column")
+    expect(answer).to_have_value("answer")
+    answer.click()
+    page.get_by_role("option", name="hint").click()
+    expect(page.locator("#data-summary")).to_contain_text("question → hint")
+    page.reload()
+    expect(page.get_by_label("Answer column")).to_have_value("hint")
+
+
+def test_rows_can_be_edited_and_saved_as_a_new_version(
+    studio: Studio, new_page: Callable[..., Page], tmp_path: Path
+) -> None:
+    page = new_page()
+    open_data(studio, page)
+    file = tmp_path / "small.csv"
+    rows = "".join(f"Question {n}?,Answer {n}\n" for n in range(9))
+    file.write_text(f"question,answer\n{rows}", "utf-8")
+    upload(page, file)
+    expect(page.locator("#data-summary")).to_contain_text("small.csv")
+    cell = page.locator("#rows").get_by_text("Answer 4", exact=True)
+    cell.dblclick()
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.type("A better answer")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Save changes").click()
+    expect(page.locator("#edit-said")).to_contain_text("Saved")
+    page.reload()
+    expect(page.get_by_test_id("cell-4-1")).to_contain_text("A better answer")
+
+
+def test_text_from_a_file_never_becomes_markup(
+    studio: Studio, new_page: Callable[..., Page], tmp_path: Path
+) -> None:
+    page = new_page()
+    open_data(studio, page)
+    attack = "<img src=x onerror=window.PWNED=1>"
+    file = tmp_path / "attack.csv"
+    rows = "".join(f"{attack} {n}?,{attack} {n}\n" for n in range(9))
+    file.write_text(f"question,answer {attack}\n{rows}lonely {attack},\n", "utf-8")
+    upload(page, file)
+    expect(page.locator("#data-summary")).to_contain_text("9 questions")
+    expect(page.locator("#rows")).to_contain_text("onerror")
+    assert page.evaluate("window.PWNED") is None
