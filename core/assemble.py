@@ -24,7 +24,7 @@ from core.quant.embedding import QuantizedEmbedding, QuantizedHead
 from core.quant.schemes import Scheme
 from core.quant.weight import QuantizedWeight
 
-# Makes the module that stands for one linear layer: (name, read, bias, transposed). ``read()`` gives
+# Makes the module that stands for a linear layer: (name, read, bias, transposed). ``read()`` gives
 # the weight (o, i) from disk, so that what is not needed is never read.
 Store = Callable[[str, Callable[[], Tensor], Tensor | None, bool], nn.Module]
 
@@ -259,7 +259,7 @@ def put(model: nn.Module, name: str, module: nn.Module) -> None:
 
 def name_of(model: nn.Module, module: nn.Module) -> str:
     """Dotted name of a submodule."""
-    return next(n for n, m in model.named_modules() if m is module)
+    return str(next(n for n, m in model.named_modules() if m is module))
 
 
 def _place_embeddings(
@@ -291,7 +291,9 @@ def table_of(
     ]
     whole = QuantizedWeight(scheme, *weights.shape(name))
     for key, _ in list(parts[0].named_buffers()):
-        whole.register_buffer(key, torch.cat([p._buffers.pop(key) for p in parts]))
+        whole.register_buffer(key, torch.cat([p.get_buffer(key) for p in parts]))
+        for p in parts:
+            del p._buffers[key]
     return whole
 
 

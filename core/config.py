@@ -10,7 +10,7 @@ import json
 import re
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 from core.errors import ConfigError
 
@@ -177,7 +177,7 @@ def _build(cls: type[Any], tree: Any, prefix: str) -> Any:
             )
         kind = hints[key]
         values[key] = (
-            _build(kind, value, f"{where}.")
+            _build(cast(type[Any], kind), value, f"{where}.")
             if is_dataclass(kind)
             else _checked(kind, value, where, known[key].metadata)
         )

@@ -26,8 +26,8 @@ class Event:
 class PhaseChanged(Event):
     """The run entered a phase.
 
-    ``phase``: data | profile | plan | load | train | quiz | done; ``share`` is the part of the phase
-    already behind us, 0..1; ``detail`` is a short technical note.
+    ``phase``: data | profile | plan | load | train | quiz | done; ``share`` is the part of the
+    phase already behind us, 0..1; ``detail`` is a short technical note.
     """
 
     kind: ClassVar[str] = "phase"

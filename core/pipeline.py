@@ -44,8 +44,8 @@ from core.events import (
     SampleAnswer,
 )
 from core.plan.planning import plan_for
-from core.process import peak_bytes, return_free_memory
 from core.plan.types import LinearPlan, Plan
+from core.process import peak_bytes, return_free_memory
 from core.train import checkpoint
 from core.train.loop import (
     Progress,

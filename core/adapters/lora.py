@@ -48,7 +48,7 @@ class _AdaptedLinear(torch.autograd.Function):
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         layer: AdapterLinear = ctx.layer
         x, U, s, V = ctx.saved_tensors
         flat, grad = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
@@ -85,7 +85,7 @@ class AdapterLinear(nn.Module):
     def __init__(
         self, quantized: QuantizedWeight, bias: Tensor | None = None, *, transposed: bool = False
     ) -> None:
-        """Wrap a stored weight; ``transposed`` remembers that the base stores it (i, o) (Conv1D)."""
+        """Wrap a stored weight; ``transposed`` says that the base keeps it as (i, o) (Conv1D)."""
         super().__init__()
         self.quantized = quantized
         self.out_features, self.in_features = quantized.out_features, quantized.in_features
@@ -119,7 +119,9 @@ class AdapterLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., i) to (..., o)."""
-        y: Tensor = _AdaptedLinear.apply(x, self, self.U, self.s, self.V)
+        y: Tensor = _AdaptedLinear.apply(  # type: ignore[no-untyped-call]
+            x, self, self.U, self.s, self.V
+        )
         return y
 
     def delta(self) -> Tensor:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from core.adapters.lora import AdapterLinear
-from core.plan.types import LinearPlan, Plan
 from core.assemble import LanguageModel, build
+from core.plan.types import LinearPlan, Plan
 from core.quant.lowrank import product_svd
 from core.quant.schemes import Scheme
 from core.quant.weight import QuantizedWeight

@@ -71,9 +71,9 @@ def marks(out: Path, report: Callable[[float], None]) -> dict[str, Any]:
 
     from core import modelload, models
     from core.adapters.store import load_adapted
+    from core.assemble import compute_dtype
     from core.evaluate.quiz import compare, mark
     from core.process import peak_bytes
-    from core.assemble import compute_dtype
 
     config = RunConfig.load(out / "config.json")
     examples = frozen.load_frozen(out / "data").quiz

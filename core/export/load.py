@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from core import modelload, models
+from core.assemble import compute_dtype
 from core.data.chat import ChatFormat
 from core.errors import ModelError
 from core.export.peft import load_peft
 from core.modelcheck import check_adapter_config, check_adapter_folder, read_json
-from core.assemble import compute_dtype
 
 
 def is_exported(folder: Path) -> bool:

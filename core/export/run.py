@@ -13,6 +13,7 @@ from torch import Tensor
 
 from core import modelload, models
 from core.adapters import store
+from core.assemble import LanguageModel
 from core.config import RunConfig
 from core.data import frozen
 from core.data.chat import ChatFormat
@@ -21,7 +22,6 @@ from core.errors import ModelError
 from core.evaluate.quiz import mark
 from core.export.check import CHECKED_PROMPTS, reference_answers
 from core.plan.types import Plan
-from core.assemble import LanguageModel
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from core.adapters.lora import AdapterLinear, adapter_layers
+from core.assemble import LanguageModel, name_of
 from core.errors import ModelError
 from core.modelload import Weights
-from core.assemble import LanguageModel, name_of
 from core.quant.weight import QuantizedWeight
 
 NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}

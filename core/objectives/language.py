@@ -17,8 +17,8 @@ from torch import Tensor
 from core.quant.embedding import row_blocks
 from core.quant.weight import QuantizedWeight
 
-# Memory of the logits of one chunk. Every chunk expands the stored head twice, so that larger chunks
-# are faster; one tensor of this size lives at a time (two with a softcap).
+# Memory of the logits of one chunk. Every chunk expands the stored head twice, so that larger
+# chunks are faster; one tensor of this size lives at a time (two with a softcap).
 CHUNK_BYTES = 24 * 2**20
 
 
@@ -56,7 +56,7 @@ class _ChunkedLoss(torch.autograd.Function):
         return torch.cat(losses).mean()
 
     @staticmethod
-    def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         return gradient * d_loss, None, None, None, None, None, None
 
@@ -86,7 +86,7 @@ def answer_loss(
     """
     learned = targets != -100
     chunk = chunk_rows(table.out_features)
-    loss: Tensor = _ChunkedLoss.apply(
+    loss: Tensor = _ChunkedLoss.apply(  # type: ignore[no-untyped-call]
         hidden[learned], table, bias, targets[learned], scale, softcap, chunk
     )
     return loss

@@ -77,7 +77,8 @@ def pick_at(cost: Floats, size: Floats, multiplier: float) -> NDArray[np.intp]:
     """The best choice of each row when a byte costs ``multiplier``; ties take the smaller size."""
     priced = cost + multiplier * size
     tied = priced <= priced.min(1, keepdims=True) * (1 + 1e-12) + 1e-300
-    return np.where(tied, size, np.inf).argmin(1)
+    picks: NDArray[np.intp] = np.where(tied, size, np.inf).argmin(1)
+    return picks
 
 
 def solve_two(

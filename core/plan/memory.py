@@ -17,7 +17,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from core import modelload
 from core.adapters.lora import AdapterLinear
+from core.assemble import LanguageModel, assemble, skeleton
 from core.errors import ModelError
 from core.home import CHECKOUT, cache_folder
 from core.objectives.language import chunk_rows
-from core.assemble import LanguageModel, assemble, skeleton
 from core.quant.embedding import ROW_BLOCK
 from core.quant.schemes import Scheme
 from core.quant.weight import QuantizedWeight
@@ -50,14 +50,14 @@ class LiveBytes(TorchDispatchMode):
 
     def __init__(self) -> None:
         """Start at zero; tensors made before do not count."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation and count the storages of its results."""
-        # What an operation is given and was not made here (weights, codes) does not count, nor does a
-        # view of it.
+        # What an operation is given and was not made here (weights, codes) does not count, nor
+        # does a view of it.
         torch.utils._pytree.tree_map_only(Tensor, self._foreign, (args, kwargs))
         result = func(*args, **(kwargs or {}))
         torch.utils._pytree.tree_map_only(Tensor, self._see, result)

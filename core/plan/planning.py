@@ -97,12 +97,13 @@ def plan_for(
 def calibration_row(
     encoded: Sequence[Encoded], tokens: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Ids, positions and labels (T,) of examples spread over the class, about ``tokens`` of them."""
+    """Ids, positions and labels (T,) of about ``tokens`` tokens of examples from all the class."""
     by_hash = sorted(
         range(len(encoded)),
         key=lambda k: hashlib.blake2b(str(encoded[k].ids).encode(), digest_size=8).digest(),
     )
-    members, used = [], 0
+    members: list[int] = []
+    used = 0
     for k in by_hash:
         if members and used + len(encoded[k].ids) > tokens:
             continue
@@ -130,11 +131,11 @@ def _shape(path: Path) -> dict[str, Any]:
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = modelload.decoder_parts(model).tied
     tables = (
-        [tuple(embedding.weight.shape)]
+        [(embedding.num_embeddings, embedding.embedding_dim)]
         if tied
         else [
-            tuple(embedding.weight.shape),
-            tuple(head.weight.shape),
+            (embedding.num_embeddings, embedding.embedding_dim),
+            (head.out_features, head.in_features),
         ]
     )
     held = {id(embedding.weight), id(head.weight), *(id(m.weight) for m in targets.values())}

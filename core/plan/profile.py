@@ -28,10 +28,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from core.assemble import LanguageModel, build
 from core.events import Emit, PhaseChanged
 from core.manifest import whole_folder
 from core.quant.gptq import round_with_feedback
-from core.assemble import LanguageModel, build
 from core.quant.lowrank import truncated_svd
 from core.quant.schemes import Scheme
 from core.quant.weight import QuantizedWeight
@@ -106,11 +106,12 @@ class _Measured(nn.Module):
     ) -> None:
         super().__init__()
         self.name, self.read, self.transposed = name, read, transposed
+        self.bias: Tensor | None
         self.register_buffer("bias", bias)
         self.priced: Callable[[_Measured, Tensor, Tensor, Tensor], None] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = _MeasuredLinear.apply(x, self)
+        y: Tensor = _MeasuredLinear.apply(x, self)  # type: ignore[no-untyped-call]
         return y if self.bias is None else y + self.bias
 
 
@@ -122,7 +123,7 @@ class _MeasuredLinear(torch.autograd.Function):
         return x @ layer.read().to(x.dtype).t()
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         layer: _Measured = ctx.layer
         weight = layer.read()
@@ -159,7 +160,9 @@ def measure(
         device: where it runs.
     """
     with whole_folder(folder) as temporary:
-        profile = _measure(path, row, temporary, emit, codebook, group, widths, embedding_bits, device)
+        profile = _measure(
+            path, row, temporary, emit, codebook, group, widths, embedding_bits, device
+        )
         profile.save()
     return replace(profile, folder=str(folder))
 
@@ -255,7 +258,9 @@ class _Pricer:
             {k: t.contiguous().cpu() for k, t in kept.items()},
             self.folder / f"{self.index[layer.name]:04d}.safetensors",
         )
-        self.prices[layer.name] = Price(layer.name, *weight.shape, cost, gain, layer.transposed)
+        self.prices[layer.name] = Price(
+            layer.name, weight.shape[0], weight.shape[1], cost, gain, layer.transposed
+        )
         self.emit(PhaseChanged("profile", done / len(self.index), layer.name))
 
     def _statistics(self, x: Tensor) -> _Shared:

@@ -59,7 +59,7 @@ class QuantizedHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Logits for every position."""
-        logits: Tensor = _FrozenHead.apply(hidden, self)
+        logits: Tensor = _FrozenHead.apply(hidden, self)  # type: ignore[no-untyped-call]
         return logits
 
 
@@ -77,7 +77,7 @@ class _FrozenHead(torch.autograd.Function):
         return logits if bias is None else logits + bias.to(logits.dtype)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
         table = ctx.head.table
         total = None
         for rows in row_blocks(table):

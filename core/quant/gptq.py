@@ -55,7 +55,8 @@ def inverse_factor(gram: Tensor, damp: float = 0.02) -> Tensor:
     eye = torch.eye(i, dtype=gram.dtype, device=gram.device)
     damped = gram + (damp * gram.diag().mean() + 1e-8) * eye
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    return torch.linalg.cholesky(inverse, upper=True)
+    factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
+    return factor
 
 
 def round_with_feedback(
@@ -128,7 +129,8 @@ def _round_block(
     values = (block / scale[:, None]).add_(zero[:, None]).t().contiguous()  # (g, o)
     codes, errors = torch.empty_like(values), torch.empty_like(values)
     inverse = upper.diag().reciprocal().tolist()
-    for j, (v, q, e) in enumerate(zip(values.unbind(), codes.unbind(), errors.unbind(), strict=True)):
+    columns = zip(values.unbind(), codes.unbind(), errors.unbind(), strict=True)
+    for j, (v, q, e) in enumerate(columns):
         torch.round(v, out=q)
         torch.minimum(q.clamp_min_(0), levels, out=q)
         torch.sub(v, q, out=e)

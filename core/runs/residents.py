@@ -114,8 +114,8 @@ def _named_base(adapter: Path, name: str) -> str:
 def _load_base(model: str, progress: Progress) -> Resident:
     import torch
 
-    from core.modelload import load_dense, load_tokenizer
     from core.assemble import compute_dtype
+    from core.modelload import load_dense, load_tokenizer
 
     folder = ensure_local(resolve(model), progress)
     tokenizer = load_tokenizer(folder)
@@ -133,9 +133,9 @@ def _load_run(run: Path) -> Resident:
 def _load_peft(adapter: Path, model: str, progress: Progress) -> Resident:
     import torch
 
+    from core.assemble import compute_dtype
     from core.export.peft import load_peft
     from core.modelload import load_tokenizer
-    from core.assemble import compute_dtype
 
     base = ensure_local(resolve(model), progress)
     tokenizer = load_tokenizer(base)

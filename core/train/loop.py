@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from core.adapters.lora import AdapterLinear
+from core.assemble import LanguageModel
 from core.config import TrainConfig
 from core.data.packing import Row, Schedule
 from core.errors import TrainingError
 from core.events import Emit, Evaluated, MemoryMeasured, Note, StepDone, VerdictReached
 from core.process import peak_bytes, resident_bytes
-from core.assemble import LanguageModel
 from core.train.ranks import RankController
 from core.train.verdict import verdict
 
@@ -128,7 +128,7 @@ class Trainer:
                 continue
             share = row.answer_tokens / answers
             loss = self.model.loss(*self._tensors(row)) * share
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total += float(loss.detach())
             self.progress.tokens += len(row.ids)
             del loss
