@@ -18,7 +18,6 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
 from core import modelload
-from core.adapters.lora import AdapterLinear
 from core.objectives.language import answer_loss, answer_losses
 from core.quant.embedding import QuantizedEmbedding, QuantizedHead
 from core.quant.schemes import Scheme
@@ -218,11 +217,7 @@ def assemble(
         on_linear(k + 1, len(targets))
     head, head_bias = _place_embeddings(model, weights, table, parts.tied, (device, dtype))
     _materialise_rest(model, weights, device, dtype)
-    model.eval().requires_grad_(False)
-    for layer in model.modules():
-        if isinstance(layer, AdapterLinear):
-            for p in (layer.U, layer.s, layer.V):
-                p.requires_grad_(True)
+    model.eval()
     return LanguageModel(
         model,
         parts.inner,

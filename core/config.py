@@ -62,7 +62,7 @@ class QuantConfig:
     bits: int = _help(0, "The same bits for every layer; 0: chosen layer by layer", "bits")
     group: int = _help(64, "Weights that share one scale", "weights", low=32, high=256)
     calibration_tokens: int = _help(
-        1536, "Tokens of the class's own text that the plan is measured on", "tokens", low=64
+        1024, "Tokens of the class's own text that the plan is measured on", "tokens", low=64
     )
 
 

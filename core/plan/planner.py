@@ -8,6 +8,7 @@ long as time can pay for it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -125,15 +126,12 @@ class _Table:
                 self.weight[row, column] = _scheme(config, bits).stored_bytes(
                     p.out_features, p.in_features
                 )
-                # the mask and the scores of a triplet: a few numbers beside U, s and V
-                per_rank = TRAINED_BYTES * (p.out_features + p.in_features + 1) + 24
-                self.trained[row, column] = per_rank * rank
+                self.trained[row, column] = rank * _rank_bytes(p)
         self.objective = self.cost + self._missed()
-        start = OVERSHOOT if config.adapter.dynamic and not config.adapter.uniform else 1.0
-        self.adapter_budget = start * sum(
-            TRAINED_BYTES * config.adapter.rank * (p.out_features + p.in_features + 1)
-            for p in prices
-        )
+        start = OVERSHOOT if config.adapter.dynamic else 1.0
+        self.adapter_budget = start * config.adapter.rank * sum(_rank_bytes(p) for p in prices)
+        if config.adapter.uniform:  # there is nothing to share out
+            self.adapter_budget = math.inf
 
     def _missed(self) -> Floats:
         """The worth, on the scale of the costs, of what a rank leaves unlearned.
@@ -287,6 +285,11 @@ class _Table:
         next_lower = f"; {lower} bits would cost {extra:.4f} nats a token more" if lower else ""
         sentence = f"{words[level]}: {bits} bits, rank {rank}{next_lower}."
         return f"plan.why.{level}" + ("" if lower else ".lowest"), values, sentence
+
+
+def _rank_bytes(price: Price) -> int:
+    """Bytes of one trained triplet; mask and scores are a few numbers beside U, s and V."""
+    return TRAINED_BYTES * (price.out_features + price.in_features + 1) + 24
 
 
 def _choices(config: RunConfig, prices: list[Price]) -> list[tuple[int, int]]:

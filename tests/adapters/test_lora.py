@@ -21,7 +21,7 @@ def test_outputs_and_gradients_against_autograd(layer):
     y = layer(x)
     dy = torch.randn_like(y)
     y.backward(dy)
-    U, s, V, again = (  # noqa: N806
+    U, s, V, again = (
         t.detach().clone().requires_grad_(True) for t in (layer.U, layer.s, layer.V, x)
     )
     dense = layer.quantized.dequantize()

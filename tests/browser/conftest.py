@@ -69,7 +69,7 @@ def new_page(chromium: "sync_api.Browser") -> Iterator[Callable[..., "sync_api.P
 
 def _bad(message: "sync_api.ConsoleMessage") -> bool:
     # A refusal (409) is an answer that the page shows; Gradio logs requests that a reload cuts off.
-    expected = ("status of 409", "AbortError")
+    expected = ("status of 409", "AbortError", "Connection errored out")
     return message.type == "error" and not any(text in message.text for text in expected)
 
 

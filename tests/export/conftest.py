@@ -12,6 +12,7 @@ from core import modelload
 from core.adapters import store
 from core.adapters.lora import AdapterLinear
 from core.adapters.start import scheme_of
+from core.assemble import build
 from core.config import RunConfig
 from core.data.chat import ChatFormat
 from core.data.frozen import freeze
@@ -19,7 +20,6 @@ from core.data.split import Split
 from core.data.types import Example, data_sha256
 from core.evaluate import quiz
 from core.plan.types import LinearPlan, Plan
-from core.quant.load import build
 from core.quant.weight import QuantizedWeight
 
 BITS = (4, 8, 3, 16, 2)
