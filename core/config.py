@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 from core.errors import ConfigError
+from core.whole import write_whole
 
 MB, GB = 10**6, 10**9
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": MB, "GB": GB, "TB": 10**12}
@@ -127,7 +128,7 @@ class RunConfig:
 
     def save(self, path: Path) -> None:
         """Write the tree as JSON."""
-        path.write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False), "utf-8")
+        write_whole(path, json.dumps(self.to_json(), indent=2, ensure_ascii=False))
 
     @staticmethod
     def from_json(tree: dict[str, Any]) -> RunConfig:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -43,9 +44,11 @@ from core.events import (
     RanksChanged,
     SampleAnswer,
 )
+from core.plan.planning import Planned as Found
 from core.plan.planning import plan_for
+from core.plan.rounding import round_linears
 from core.plan.types import LinearPlan, Plan
-from core.process import peak_bytes, return_free_memory
+from core.process import keep_freed_memory, peak_bytes, return_free_memory
 from core.train import checkpoint
 from core.train.loop import (
     Progress,
@@ -55,6 +58,7 @@ from core.train.loop import (
     restore_optimizer,
 )
 from core.train.ranks import RankController
+from core.whole import write_whole
 
 ShouldStop = Callable[[], str]
 SAMPLE_SHARE = 0.06  # of the training time may go into sample answers
@@ -140,6 +144,7 @@ def resume(out: Path, emit: Emit, should_stop: ShouldStop) -> dict[str, Any]:
         ),
     }
     del trainer
+    keep_freed_memory(False)
     return_free_memory()
     with _clock(seconds, "quiz"):
         quiz = _quiz(out, config, lesson, emit, should_stop)
@@ -218,7 +223,7 @@ def _rows(encoded: list[Encoded], tokens: int) -> list[Row]:
 
 
 def _plan(config: RunConfig, lesson: Lesson, emit: Emit) -> Plan:
-    return plan_for(config, lesson.path, lesson.train, lesson.split.sha256, emit)[0]
+    return plan_for(config, lesson.path, lesson.train, lesson.split.sha256, emit).plan
 
 
 def _kept_plan(out: Path, config: RunConfig, lesson: Lesson, emit: Emit) -> Plan:
@@ -232,7 +237,8 @@ def _kept_plan(out: Path, config: RunConfig, lesson: Lesson, emit: Emit) -> Plan
         plan = Plan.from_json(json.loads(kept.read_text("utf-8")))
         emit(Planned(plan.to_json()))
         return plan
-    plan, profile = plan_for(config, lesson.path, lesson.train, lesson.split.sha256, emit)
+    found = plan_for(config, lesson.path, lesson.train, lesson.split.sha256, emit)
+    plan = found.plan
     if not plan.feasible:
         raise MemoryBudgetError(
             f"The run does not fit into {config.budget_bytes / 1e6:.0f} MB.",
@@ -240,24 +246,46 @@ def _kept_plan(out: Path, config: RunConfig, lesson: Lesson, emit: Emit) -> Plan
             action=plan.suggestion,
         )
     emit(Planned(plan.to_json()))
-    kept.write_text(json.dumps(plan.to_json(), indent=1), "utf-8")
+    write_whole(kept, json.dumps(plan.to_json(), indent=1))
+    _start(out, config, lesson, found, emit)
+    return plan
 
-    def loaded(linear: LinearPlan, done: int, total: int) -> None:
+
+def _start(out: Path, config: RunConfig, lesson: Lesson, found: Found, emit: Emit) -> None:
+    """Round the weights as planned and write the model at step 0 beside its plan."""
+    total = len(found.plan.linears)
+    emit(PhaseChanged("load", 0.0))
+
+    def rounded(linear: LinearPlan, done: int, of: int) -> None:
+        emit(PhaseChanged("load", 0.9 * done / of, linear.name))
+
+    def loaded(linear: LinearPlan, done: int, of: int) -> None:
         emit(BitsChanged(0, {linear.name: linear.bits}))
         emit(RanksChanged(0, {linear.name: linear.rank}, "start"))
         if done % 10 == 0 or done == total:
-            emit(PhaseChanged("load", done / total, linear.name))
+            emit(PhaseChanged("load", 0.9 + 0.1 * done / of, linear.name))
 
-    model = start_model(
-        lesson.path,
-        plan,
-        config.quant.group,
-        profile.candidate,
-        error_start=config.adapter.start == "error",
-        on_linear=loaded,
-    )
-    store.save_base(out, store.adapted(model))
-    return plan
+    keep_freed_memory(found.roomy)
+    with tempfile.TemporaryDirectory(dir=out, prefix="rounding-") as folder:
+        candidate = round_linears(
+            lesson.path,
+            found.row,
+            found.plan,
+            found.profile,
+            Path(folder),
+            group=config.quant.group,
+            embedding_bits=8 if found.tight else 16,
+            on_linear=rounded,
+        )
+        model = start_model(
+            lesson.path,
+            found.plan,
+            config.quant.group,
+            candidate,
+            error_start=config.adapter.start == "error",
+            on_linear=loaded,
+        )
+        store.save_base(out, store.adapted(model))
 
 
 # --- train ---------------------------------------------------------------------------------------
@@ -271,6 +299,7 @@ def _trainer(out: Path, config: RunConfig, plan: Plan, lesson: Lesson, emit: Emi
     layers = store.adapted(model)
     store.set_triplets(layers, tensors)
     return_free_memory()
+    keep_freed_memory(plan.keeps_memory)
     model.set_checkpointing(plan.checkpointing == "on")
     schedule = Schedule(
         lesson.train,

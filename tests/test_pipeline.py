@@ -30,9 +30,7 @@ def lesson(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config(tiny, lesson):
-    return RunConfig.from_json(
-        {**TREE, "model": str(tiny("llama")), "data": {"path": str(lesson)}}
-    )
+    return RunConfig.from_json({**TREE, "model": str(tiny("llama")), "data": {"path": str(lesson)}})
 
 
 def quiet() -> str:

@@ -39,7 +39,7 @@ class _AdaptedLinear(torch.autograd.Function):
         ctx.layer = layer
         ctx.save_for_backward(x, U, s, V)
         flat = x.reshape(-1, x.shape[-1])  # (N, i)
-        y = flat @ layer.quantized.dequantize(x.dtype).t()  # (N, o)
+        y = flat @ layer.quantized.lent(x.dtype).t()  # (N, o)
         if s.numel():
             gate = (s * layer.m).to(x.dtype)
             y.addmm_((flat @ V.to(x.dtype).t()).mul_(gate), U.to(x.dtype).t())
@@ -52,7 +52,7 @@ class _AdaptedLinear(torch.autograd.Function):
         layer: AdapterLinear = ctx.layer
         x, U, s, V = ctx.saved_tensors
         flat, grad = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
-        dx = grad @ layer.quantized.dequantize(dy.dtype) if ctx.needs_input_grad[0] else None
+        dx = grad @ layer.quantized.lent(dy.dtype) if ctx.needs_input_grad[0] else None
         if not s.numel():
             return None if dx is None else dx.view(x.shape), None, None, None, None
         Ux, Vx = U.to(x.dtype), V.to(x.dtype)  # noqa: N806

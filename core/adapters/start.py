@@ -47,7 +47,7 @@ def start_model(
         path: local folder of the base model.
         plan: bits and ranks.
         group: weights that share a scale.
-        candidate: codes and triplets of the linear layer with this index, from the profile.
+        candidate: codes and triplets of the linear layer with this index.
         error_start: whether triplets cancel the quantization error (else all are task block).
         device: where it runs.
         on_linear: called after each layer.
@@ -71,15 +71,14 @@ def start_model(
 def stored_weight(
     found: dict[str, Tensor], scheme: Scheme, read: Callable[[], Tensor]
 ) -> QuantizedWeight:
-    """Codes that the profile rounded, or the weight rounded to nearest (8 bits) or kept (16)."""
-    bits = scheme.bits
+    """Codes rounded on the class's text; rounded to nearest at 8 bits, kept at 16."""
     weight = read()
-    if f"codes{bits}" not in found:
+    if "codes" not in found:
         return QuantizedWeight.from_dense(weight, scheme)
     stored = QuantizedWeight(scheme, *weight.shape)
     for key in ("codes", "scale", "zero"):
-        if f"{key}{bits}" in found:
-            stored.register_buffer(key, found[f"{key}{bits}"].to(weight.device))
+        if key in found:
+            stored.register_buffer(key, found[key].to(weight.device))
     return stored
 
 
@@ -88,12 +87,11 @@ def _triplets(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """U (o, r), s (r) = 1, V (r, i) with rows of length 1."""
     r, o, i = linear.rank, linear.out_features, linear.in_features
-    has_error = error_start and f"U{linear.bits}" in found
+    has_error = error_start and "U" in found
     error = (3 * r + 3) // 4 if has_error else 0
     U, V = torch.zeros(o, r), torch.zeros(r, i)
     if error:
-        u, v = found[f"U{linear.bits}"].float(), found[f"V{linear.bits}"].float()
-        left, values, right = product_svd(u[:, :error], v[:error])
+        left, values, right = product_svd(found["U"][:, :error], found["V"][:error])
         k = len(values)
         U[:, :k], V[:k] = left * values, right
     task = found["task"].float()[: r - error]

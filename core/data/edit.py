@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from core.data.frozen import write_whole
 from core.data.ingest.table import MOST_ROWS, Row, Table, learn
 from core.data.messages import Findings, data_error
 from core.data.types import Example, ReadResult, Turn
 from core.errors import DataError, Problem
+from core.whole import write_whole
 
 # What a spreadsheet would take for a formula, whatever quotes stand before it (OWASP).
 _FORMULA = re.compile(r"'*[=+\-@\t\r\0]")

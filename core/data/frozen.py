@@ -14,6 +14,7 @@ from typing import Any
 from core.data.split import Split
 from core.data.types import Example
 from core.errors import DataError, Problem
+from core.whole import sync_folder
 
 VERSION = 1
 MANIFEST = "manifest.json"
@@ -76,33 +77,6 @@ def load_frozen(folder: Path) -> Split:
 def is_frozen(folder: Path) -> bool:
     """Say whether a folder looks like frozen data (without checking it)."""
     return (folder / MANIFEST).is_file() and (folder / "train.jsonl").is_file()
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it exists whole or not at all, even after a power cut."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    staging = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        staging.replace(path)
-    except BaseException:
-        staging.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut, where the system can."""
-    if os.name == "nt":  # a folder cannot be opened there
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _write(folder: Path, examples: Sequence[Example], split: Split) -> None:

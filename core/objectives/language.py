@@ -118,7 +118,7 @@ def _logits(
 ) -> Tensor:
     logits = torch.empty(h.shape[0], table.out_features, dtype=torch.float32, device=h.device)
     for rows in row_blocks(table):
-        logits[:, rows] = h @ table.rows(rows, h.dtype).t()
+        logits[:, rows] = h @ table.lent(h.dtype, rows).t()
     if bias is not None:
         logits.add_(bias.float())
     if scale != 1.0:
@@ -150,5 +150,5 @@ def _hidden_gradient(
         d_logits.mul_(slope)
     total = torch.zeros(len(y), table.in_features, dtype=dtype, device=y.device)
     for rows in row_blocks(table):
-        total.addmm_(d_logits[:, rows].to(dtype), table.rows(rows, dtype), alpha=scale)
+        total.addmm_(d_logits[:, rows].to(dtype), table.lent(dtype, rows), alpha=scale)
     return total

@@ -35,6 +35,7 @@ from core.objectives.language import chunk_rows
 from core.quant.embedding import ROW_BLOCK
 from core.quant.schemes import Scheme
 from core.quant.weight import QuantizedWeight
+from core.whole import write_whole
 
 PROBE_TOKENS = (64, 192)
 PROBE_LEARNED = 32  # answer tokens, few: the logits of a full chunk are counted exactly
@@ -139,7 +140,7 @@ def probe(path: Path) -> Probe:
         tree = json.loads(kept.read_text("utf-8"))
     except (OSError, ValueError):
         tree = _probe_in_child(path)
-        kept.write_text(json.dumps(tree), "utf-8")
+        write_whole(kept, json.dumps(tree))
     return Probe(int(tree["process"]), StepBytes(**tree["step"]))
 
 

@@ -25,7 +25,13 @@ from core.quant.schemes import Scheme
 # The prediction may miss by a little (allocator, scratch memory of kernels); the budget may not be
 # passed. So a plan may use this part of it.
 SHARE = 0.97
-COMFORT_BITS = 4.0  # below this mean, spend time instead of bits
+# Below this mean, spend time instead of bits; above, the step to 16 bits is worth no time: on the
+# starter all layers together lose 0.009 nats a token at 8 bits (docs/log.md).
+COMFORT_BITS = 8
+LEAST_BITS = 3.0  # below this mean, spend ranks
+# Part of the bytes per token of a step without recomputation that lies in pieces too small to be
+# used again, when freed memory is kept: with recomputation and without. Measured, docs/log.md.
+KEPT = {"on": 0.36, "off": 0.45}
 OVERSHOOT = 1.5  # ranks begin at this multiple of their target and are pruned to it
 
 
@@ -57,12 +63,27 @@ class Situation:
 
 @dataclass(frozen=True)
 class _Setting:
-    """How a step runs: checkpointing, tokens of a pass, bits of the tables, part of the ranks."""
+    """How a step runs: checkpointing, tokens of a pass, bits of the tables, part of the ranks.
+
+    ``keeps_memory``: freed tensors are reused, not given back to the system.
+    """
 
     checkpointing: str
     tokens: int
     table_bits: int
     rank_share: float
+    keeps_memory: bool
+
+    @property
+    def seconds(self) -> float:
+        """Time of a token, of that of the fastest setting; for the order only (docs/log.md).
+
+        Products take 1 (recomputing a third more, new pages 0.6 more); expanding every weight for
+        each pass takes as long as the products of 12 tokens.
+        """
+        again = self.checkpointing == "on"
+        products = (1.33 if again else 1.0) * (1.0 if self.keeps_memory else 1.6)
+        return products + (3 if again else 2) * 12 / self.tokens
 
 
 def make_plan(config: RunConfig, situation: Situation) -> Plan:
@@ -72,15 +93,7 @@ def make_plan(config: RunConfig, situation: Situation) -> Plan:
     """
     table = _Table(config, situation)
     budget = config.budget_bytes or 10**15
-    best: tuple[_Setting, Solution] | None = None
-    for setting in _settings(config, situation):
-        solution = table.solve(setting, budget)
-        if solution is None:
-            continue
-        if best is None or table.mean_bits(solution) > table.mean_bits(best[1]) + 0.05:
-            best = (setting, solution)
-        if table.mean_bits(best[1]) >= COMFORT_BITS:
-            break
+    best = _best(config, situation, table, budget)
     minimum = table.minimum()
     if best is not None and table.peak(*best) <= budget:
         return table.plan(*best, minimum, feasible=True)
@@ -89,15 +102,42 @@ def make_plan(config: RunConfig, situation: Situation) -> Plan:
     return replace(plan, **_suggestion(config, situation, minimum))
 
 
+def _best(
+    config: RunConfig, situation: Situation, table: _Table, budget: float
+) -> tuple[_Setting, Solution] | None:
+    """The fastest setting with comfortable bits, or the one with most bits.
+
+    So a larger budget never means fewer bits: they rise to a comfortable mean, stay there while
+    the step gets faster, and rise again in the fastest setting.
+    """
+    best: tuple[_Setting, Solution] | None = None
+    bits = 0.0
+    for k, setting in enumerate(_settings(config, situation)):
+        if setting.rank_share < 1 and bits >= LEAST_BITS:
+            break
+        solution = table.solve(setting, budget)
+        if solution is None:
+            continue
+        if table.mean_bits(solution) >= COMFORT_BITS:
+            capped = None if k == 0 else table.solve(setting, budget, widest=COMFORT_BITS)
+            return setting, capped or solution
+        if table.mean_bits(solution) > bits + 0.05:
+            best, bits = (setting, solution), table.mean_bits(solution)
+    return best
+
+
 def _settings(config: RunConfig, situation: Situation) -> Iterator[_Setting]:
-    """From fast to frugal."""
+    """From fast to frugal; tables in 8 bits and fewer ranks only when time alone does not do."""
     passes = _pass_sizes(config, situation)
     switches = {"on": ["on"], "off": ["off"]}.get(config.train.checkpointing, ["off", "on"])
     for bits, share in ((16, 1.0), (8, 1.0), (8, 0.5), (8, 0.25)):
-        # A pass half as long expands every weight twice as often: recomputing is cheaper.
-        for tokens in passes:
-            for switch in switches:
-                yield _Setting(switch, tokens, bits, share)
+        settings = [
+            _Setting(switch, tokens, bits, share, keeps)
+            for tokens in passes
+            for switch in switches
+            for keeps in (True, False)
+        ]
+        yield from sorted(settings, key=lambda s: s.seconds)
 
 
 def _pass_sizes(config: RunConfig, situation: Situation) -> list[int]:
@@ -150,24 +190,34 @@ class _Table:
 
     def constant(self, setting: _Setting) -> float:
         """Predicted bytes of all that the layers' choices do not change."""
-        return sum(v for k, v in self._parts(setting).items() if k != "reserve")
+        return sum(self._parts(setting).values())
 
     def _parts(self, setting: _Setting) -> dict[str, int]:
         s = self.situation
         tables = sum(Scheme(setting.table_bits).stored_bytes(*shape) for shape in s.tables)
+        kept = 0.0
+        if setting.keeps_memory:
+            without = s.step.at(setting.tokens, "off") - s.step.at(0, "off")
+            kept = KEPT[setting.checkpointing] * without
         return {
             "process": s.process,
             "embeddings": tables + s.fixed,
             "activations": s.step.at(setting.tokens, setting.checkpointing),
+            "allocator": int(kept),
         }
 
-    def solve(self, setting: _Setting, budget: float) -> Solution | None:
-        """Best choices under the budget, or None."""
+    def solve(self, setting: _Setting, budget: float, widest: int = 16) -> Solution | None:
+        """Best choices of at most ``widest`` bits under the budget, or None."""
         room = budget * SHARE - self.constant(setting)
         adapter = self.adapter_budget * setting.rank_share
         if room <= 0 or self._profile_peak(setting) > budget * SHARE:
             return None
-        return solve_two(self.objective, self.weight + self.trained, self.trained, room, adapter)
+        offered = [k for k, (bits, _) in enumerate(self.choices) if bits <= widest]
+        if not offered:
+            return None
+        cost, weight, trained = (t[:, offered] for t in (self.objective, self.weight, self.trained))
+        found = solve_two(cost, weight + trained, trained, room, adapter)
+        return found and replace(found, picks=[offered[k] for k in found.picks])
 
     def _profile_peak(self, setting: _Setting) -> float:
         s, tables = self.situation, self.situation.tables
@@ -196,7 +246,13 @@ class _Table:
 
     def smallest(self) -> tuple[_Setting, Solution]:
         """The plan with the fewest bytes that can still learn."""
-        *_, setting = _settings(self.config, self.situation)
+        *_, last = _settings(self.config, self.situation)
+        settings = [
+            s
+            for s in _settings(self.config, self.situation)
+            if (s.table_bits, s.rank_share) == (last.table_bits, last.rank_share)
+        ]
+        setting = min(settings, key=self.constant)
         size = self.weight + self.trained
         rank = min((r for _, r in self.choices if r > 0), default=0)
         able = [k for k, (_, r) in enumerate(self.choices) if r == rank]
@@ -237,6 +293,7 @@ class _Table:
             scheme=config.quant.scheme,
             model=s.model,
             data_sha256=s.data_sha256,
+            keeps_memory=setting.keeps_memory,
             dual_gap=solution.gap,
         )
 

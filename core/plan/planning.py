@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,34 @@ from core.plan.memory import StepBytes, probe
 from core.plan.planner import SHARE, Situation, make_plan
 from core.plan.profile import VERSION, WIDTHS, Profile, measure
 from core.plan.types import Plan
+from core.process import keep_freed_memory
 from core.quant.schemes import Scheme
 
 LEAST_TOKENS = 256  # of the class's text; below, the statistics are too poor to plan on
-KEPT_PROFILES = 4  # each holds all candidates of a model: about two bytes a weight
+KEPT_PROFILES = 16  # each holds a few vectors of every layer
+
+Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan with what it was made from.
+
+    ``row``: ids, positions and labels (T,) of the class's own text. While the model is measured
+    or rounded, ``tight`` says that tables must be held in 8 bits, ``roomy`` that there is room for
+    freed memory to be kept.
+    """
+
+    plan: Plan
+    profile: Profile
+    row: Rows
+    tight: bool
+    roomy: bool
 
 
 def plan_for(
     config: RunConfig, path: Path, encoded: Sequence[Encoded], data_sha256: str, emit: Emit
-) -> tuple[Plan, Profile]:
+) -> Planned:
     """Plan a run, measuring the model on the class if that has not been done.
 
     Args:
@@ -56,8 +76,11 @@ def plan_for(
     row = calibration_row(encoded, tokens)
     folder = cache_folder() / "profiles" / _key(config, path, encoded, len(row[0]))
     profile = Profile.load(folder)
+    peak = _profile_peak(step, shape, row)
+    tight = room < peak + shape["tables_16"] - shape["tables_8"]
+    roomy = room > 1.6 * peak + shape["tables_16"]
     if profile is None:
-        needed = process + shape["fixed"] + shape["tables_8"] + _profile_peak(step, shape, row)
+        needed = process + shape["fixed"] + shape["tables_8"] + peak
         if needed > budget:
             raise MemoryBudgetError(
                 f"Measuring the model alone needs {needed / 1e6:.0f} MB.",
@@ -65,7 +88,7 @@ def plan_for(
                 action="Raise the budget.",
             )
         _forget_old(folder.parent)
-        tight = room < _profile_peak(step, shape, row) + shape["tables_16"] - shape["tables_8"]
+        keep_freed_memory(roomy)
         profile = measure(
             path,
             row,
@@ -76,6 +99,7 @@ def plan_for(
             widths=WIDTHS,
             embedding_bits=8 if tight else 16,
         )
+        keep_freed_memory(False)
     emit(PhaseChanged("plan"))
     longest = max(len(e.ids) for e in encoded)
     situation = Situation(
@@ -85,18 +109,16 @@ def plan_for(
         fixed=shape["fixed"],
         tables=shape["tables"],
         longest=longest,
-        profile_peak=_profile_peak(step, shape, row),
+        profile_peak=peak,
         least_profile_peak=step.at(max(LEAST_TOKENS, longest), "on") + shape["pricing"],
         model=config.model,
         data_sha256=data_sha256,
         limit=int(psutil.virtual_memory().total),
     )
-    return make_plan(config, situation), profile
+    return Planned(make_plan(config, situation), profile, row, tight, roomy)
 
 
-def calibration_row(
-    encoded: Sequence[Encoded], tokens: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def calibration_row(encoded: Sequence[Encoded], tokens: int) -> Rows:
     """Ids, positions and labels (T,) of about ``tokens`` tokens of examples from all the class."""
     by_hash = sorted(
         range(len(encoded)),
@@ -148,9 +170,9 @@ def _shape(path: Path) -> dict[str, Any]:
         "tables_8": sum(Scheme(8).stored_bytes(*t) for t in tables),
         "tables_16": sum(Scheme(16).stored_bytes(*t) for t in tables),
         "fixed": fixed,
-        # Pricing a layer holds about ten copies of its weight (read, stacked for three widths,
-        # error, whitened) and five of its input's second moments, each fp32.
-        "pricing": 4 * (10 * largest + 5 * widest * widest),
+        # Pricing or rounding a layer holds about six copies of its weight (read, stacked, codes,
+        # error, whitened, work space) and five of its input's second moments, each fp32.
+        "pricing": 4 * (6 * largest + 5 * widest * widest),
     }
 
 

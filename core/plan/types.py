@@ -42,7 +42,8 @@ class Plan:
     """The answer to a budget.
 
     ``parts`` are predicted bytes at the peak: ``process`` (interpreter and libraries), ``weights``,
-    ``embeddings``, ``adapters``, ``gradients``, ``optimizer``, ``activations``, ``buffers``.
+    ``embeddings``, ``adapters``, ``gradients``, ``optimizer``, ``activations``, ``allocator``
+    (freed memory that the C library keeps, see ``keeps_memory``).
     When ``feasible`` is false the plan is the smallest there is, and ``suggestion`` the smallest
     change that fits.
     """
@@ -64,6 +65,7 @@ class Plan:
     scheme: str
     model: str
     data_sha256: str
+    keeps_memory: bool = False  # freed tensors are reused, not given back: faster, but larger
     dual_gap: float = 0.0
     suggestion: str = ""
     suggestion_values: dict[str, str] = field(default_factory=dict)

@@ -70,7 +70,7 @@ class _FrozenHead(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, head: QuantizedHead) -> Tensor:
         ctx.head = head
         blocks = [
-            hidden @ head.table.rows(rows, hidden.dtype).t() for rows in row_blocks(head.table)
+            hidden @ head.table.lent(hidden.dtype, rows).t() for rows in row_blocks(head.table)
         ]
         logits = torch.cat(blocks, -1)
         bias: Tensor | None = head.bias  # type: ignore[assignment]
@@ -81,7 +81,7 @@ class _FrozenHead(torch.autograd.Function):
         table = ctx.head.table
         total = None
         for rows in row_blocks(table):
-            part = dy[..., rows] @ table.rows(rows, dy.dtype)
+            part = dy[..., rows] @ table.lent(dy.dtype, rows)
             total = part if total is None else total.add_(part)
         assert total is not None
         return total, None

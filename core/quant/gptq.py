@@ -60,7 +60,12 @@ def inverse_factor(gram: Tensor, damp: float = 0.02) -> Tensor:
 
 
 def round_with_feedback(
-    weight: Tensor, gram: Tensor, widths: Sequence[int], group: int = 64
+    weight: Tensor,
+    gram: Tensor,
+    widths: Sequence[int],
+    group: int = 64,
+    *,
+    upper: Tensor | None = None,
 ) -> dict[int, Rounded]:
     """Round ``weight`` (o, i) to every width of ``widths`` at once.
 
@@ -69,10 +74,11 @@ def round_with_feedback(
         gram: E[x x^T] (i, i) of that input.
         widths: bits per code, each 2..8.
         group: weights along the input that share a scale.
+        upper: :func:`inverse_factor` of ``gram`` (i, i), if it is known already.
     """
     o, i = weight.shape
     pad = -i % group
-    upper = inverse_factor(gram.float())
+    upper = inverse_factor(gram.float()) if upper is None else upper
     importance = gram.diag().float().clamp_min(1e-2 * float(gram.diag().mean()))
     if pad:  # padded inputs are always zero: they neither cost nor pass on an error
         weight = torch.nn.functional.pad(weight, (0, pad))

@@ -1,9 +1,9 @@
 """Codes of 2, 3, 4 and 8 bits in byte planes, exactly as many bytes as bits.
 
-Layout of one group of ``g`` codes: a 2-bit plane of g/4 bytes (byte j holds codes j, j+g/4,
-j+2g/4, j+3g/4), a 4-bit plane of g/2 bytes (codes j and j+g/2), and for 3 bits a 2-bit plane followed by a
-1-bit plane of g/8 bytes (byte j holds the third bits of codes 8j..8j+7). Codes of one plane lie next
-to each other after a shift, so that unpacking is a handful of vector operations.
+Layout of one group of ``g`` codes: a 2-bit plane of g/4 bytes (byte j holds codes j, j+g/4, j+2g/4,
+j+3g/4), a 4-bit plane of g/2 bytes (codes j and j+g/2), and for 3 bits a 2-bit plane followed by a
+1-bit plane of g/8 bytes (byte j holds the third bits of codes 8j..8j+7). Codes of one plane lie
+next to each other after a shift, so that unpacking is a handful of vector operations.
 
 Shapes: n groups, g weights a group.
 """

@@ -5,6 +5,10 @@ Shapes: o = out_features, i = in_features, g = group, n = o * ceil(i / g) groups
 
 from __future__ import annotations
 
+import math
+import threading
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -79,21 +83,36 @@ class QuantizedWeight(nn.Module):
         """Return the weight (o, i) in ``dtype``; a new tensor, or the stored one at 16 bits."""
         if self.scheme.bits == 16:
             return self.dense.to(dtype)
-        o, g = self.out_features, self.scheme.group
-        out = torch.empty(o * self.padded // g, g, dtype=dtype, device=self.codes.device)
-        self._expand(out, self.codes, self.scale, getattr(self, "zero", None))
-        return out.view(o, self.padded)[:, : self.in_features]
+        return self._rows(slice(None), dtype, torch.empty)
 
-    def rows(self, index: Tensor | slice, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return rows (k, i) of the weight, expanding only these (embeddings, blocks of a head)."""
+    def rows(self, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return the rows ``index`` (k,) as a new tensor (k, i), expanding only these."""
         if self.scheme.bits == 16:
             return self.dense[index].to(dtype)
+        return self._rows(index, dtype, torch.empty)
+
+    def lent(self, dtype: torch.dtype, rows: slice = slice(None)) -> Tensor:
+        """Return rows (k, i) in work space that this thread's next call overwrites.
+
+        For one product, then it must be forgotten. A new tensor for every product costs more time
+        in page faults than the expansion itself (docs/log.md).
+        """
+        if self.scheme.bits != 16:
+            return self._rows(rows, dtype, _work_space)
+        part = self.dense[rows]
+        if part.dtype == dtype:
+            return part
+        return _work_space(*part.shape, dtype=dtype, device=part.device).copy_(part)
+
+    def _rows(
+        self, index: Tensor | slice, dtype: torch.dtype, empty: Callable[..., Tensor]
+    ) -> Tensor:
         o, g = self.out_features, self.scheme.group
         per_row = self.padded // g
         codes = self.codes.view(o, per_row, -1)[index]
         k = codes.shape[0]
         zero = getattr(self, "zero", None)
-        out = torch.empty(k * per_row, g, dtype=dtype, device=codes.device)
+        out = empty(k * per_row, g, dtype=dtype, device=codes.device)
         self._expand(
             out,
             codes.reshape(k * per_row, -1),
@@ -110,7 +129,8 @@ class QuantizedWeight(nn.Module):
         if codes.device.type != "cpu":
             self._expand_chunk(out, codes, scale, zero, torch.empty_like(out, dtype=torch.uint8))
             return
-        scratch = torch.empty(min(CHUNK_GROUPS, len(out)), out.shape[1], dtype=torch.uint8)
+        count = min(CHUNK_GROUPS, len(out))
+        scratch = _work_space(count, out.shape[1], dtype=torch.uint8, device=out.device)
         for a in range(0, len(out), CHUNK_GROUPS):
             part = slice(a, a + CHUNK_GROUPS)
             z = None if zero is None else zero[part]
@@ -131,6 +151,19 @@ class QuantizedWeight(nn.Module):
             out.copy_(scratch)
             out.sub_(zero.to(out.dtype)[:, None])
         out.mul_(s)
+
+
+_lent = threading.local()
+
+
+def _work_space(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor of this thread that is used again and again; as large as the largest so far."""
+    key, size = f"{dtype} {device}", math.prod(shape)
+    space: Tensor | None = getattr(_lent, key, None)
+    if space is None or space.numel() < size:
+        space = torch.empty(size, dtype=dtype, device=device)
+        setattr(_lent, key, space)
+    return space[:size].view(shape)
 
 
 def to_groups(weight: Tensor, group: int) -> Tensor:
@@ -155,6 +188,20 @@ def affine_grid(grouped: Tensor, bits: int, clip: float = 1.0) -> tuple[Tensor, 
 def affine_codes(values: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
     """Nearest codes (float) of ``values`` on the grid; shapes broadcast."""
     return (values / scale + zero).round().clamp_(0, 2**bits - 1)
+
+
+def nearest_error(weight: Tensor, bits: int, group: int, clip: float = 1.0) -> Tensor:
+    """``weight`` (o, i) minus itself rounded to nearest on an affine grid shrunk by ``clip``."""
+    error = torch.empty_like(weight)
+    padded = -(-weight.shape[1] // group) * group
+    rows = max(1, CHUNK_GROUPS * group // padded)
+    for a in range(0, len(weight), rows):
+        grouped = to_groups(weight[a : a + rows], group)
+        scale, zero = (t[:, None] for t in affine_grid(grouped, bits, clip))
+        rounded = affine_codes(grouped, scale, zero, bits).sub_(zero).mul_(scale)
+        part = (grouped - rounded).view(-1, padded)
+        error[a : a + rows] = part[:, : weight.shape[1]]
+    return error
 
 
 def nearest_nf4(values: Tensor) -> Tensor:

@@ -11,15 +11,17 @@ from collections.abc import Mapping
 
 import psutil
 
+from core.process import RETURN_ABOVE
+
 _QUIET = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "DO_NOT_TRACK": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    # Threads that spin while they wait take the cores from each other as soon as anything else
-    # runs (measured under load: a third of the time with passive waiting).
-    "OMP_WAIT_POLICY": "PASSIVE",
+    # Threads that wait spin a little and then sleep: those that only spin take the cores from each
+    # other as soon as anything else runs, those that only sleep wake too late (docs/log.md).
+    "GOMP_SPINCOUNT": "1000",
     "PYTHONUTF8": "1",
 }
 
@@ -27,8 +29,8 @@ _QUIET = {
 # heap, which counts against the budget. Fixed thresholds give them back; few arenas keep small
 # blocks of many threads from spreading.
 _GLIBC = {
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 17),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 17),
+    "MALLOC_MMAP_THRESHOLD_": str(RETURN_ABOVE),
+    "MALLOC_TRIM_THRESHOLD_": str(RETURN_ABOVE),
     "MALLOC_ARENA_MAX": "2",
 }
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import time
 from pathlib import Path
 from typing import Any
+
+from core.whole import write_whole
 
 WISHES = ("run", "pause", "stop")
 ERROR_FILE = "error.json"
@@ -26,43 +26,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return tree if isinstance(tree, dict) else None
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old text or the new, never a part.
-
-    Raises:
-        OSError: no space, or no right to write.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        _replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _replace(source: Path, target: Path) -> None:
-    # Windows refuses while another process has the target open, which is over in a moment.
-    for patience in (0.01, 0.05, 0.2):
-        try:
-            source.replace(target)
-        except PermissionError:
-            time.sleep(patience)
-        else:
-            return
-    source.replace(target)
-
-
 def write_json(path: Path, tree: dict[str, Any]) -> None:
-    """:func:`write_text` of a JSON object."""
-    write_text(path, json.dumps(tree, indent=2, ensure_ascii=False))
+    """Write a JSON object, whole or not at all."""
+    write_whole(path, json.dumps(tree, indent=2, ensure_ascii=False))
 
 
 def write_wish(folder: Path, wish: str) -> None:
     """Tell the child of a run folder to ``run``, ``pause`` or ``stop``."""
-    write_text(folder / "want", wish)
+    write_whole(folder / "want", wish)
 
 
 def read_wish(folder: Path) -> str:

@@ -33,13 +33,13 @@ from core.runs.folder import (
     WISHES,
     read_json,
     read_wish,
-    write_text,
     write_wish,
 )
 from core.runs.ingest import FINAL, read_events
 from core.runs.lock import FileLock, is_alive, process_identity
 from core.runs.spawn import kill_tree, spawn_worker, worker_command
 from core.runs.store import Run, Store, StoreError, new_id
+from core.whole import write_whole
 
 _log = logging.getLogger(__name__)
 
@@ -211,7 +211,7 @@ class Runner:
             run = self.store.add_run(run_id, tree, name=config.name, key=key)
             if run.id == run_id:
                 run.folder.mkdir(parents=True)
-                write_text(run.folder / "config.json", json.dumps(tree, ensure_ascii=False))
+                write_whole(run.folder / "config.json", json.dumps(tree, ensure_ascii=False))
                 self.store.append_events(run.id, [StatusChanged("queued")])
         self._wake.set()
         return run.id
