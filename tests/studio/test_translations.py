@@ -23,7 +23,7 @@ NOT_SHOWN = ("cli.", "setup.", "doctor.")
 
 
 def literal(node: ast.expr | None) -> str | None:
-    """Return a text as it would be said, with ``7`` in each field; ``None`` if it is not written out."""
+    """Return a text as it would be said, ``7`` in each field; ``None`` if it is computed."""
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
