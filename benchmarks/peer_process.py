@@ -7,25 +7,26 @@ evaluation pass, after which nothing can be trained any more.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
 from peft import AdaLoraConfig, LoraConfig
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
+from benchmarks.child import computing, seconds_alive, write_result
 from benchmarks.settings import PEERS, Job, Peer
 from core import modelload, models
-from core.data.chat import IGNORED, ChatFormat, Encoded
+from core.data.chat import ChatFormat, Encoded
 from core.data.frozen import load_frozen
 from core.data.packing import count_steps
 from core.data.types import Example
@@ -174,7 +175,9 @@ class AdaLoraTrainer(SFTTrainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return TRL's loss with the regularization (and the outputs if asked for)."""
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        loss, outputs = super().compute_loss(  # type: ignore[no-untyped-call]
+            model, inputs, True, num_items_in_batch
+        )
         loss = loss + orthogonality(model)
         return (loss, outputs) if return_outputs else loss
 
@@ -208,7 +211,8 @@ def make_trainer(job: Job, lesson: Lesson, watch: Stopwatch) -> SFTTrainer:
     )
     if peer.dtype == "float32":
         # TRL rounds the adapter of a quantized model to bfloat16, also where all else is float32.
-        for parameter in trainer.model.parameters():
+        model: Any = trainer.model
+        for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
     return trainer
@@ -237,10 +241,11 @@ def train_and_mark(job: Job) -> dict[str, Any]:
     trainer = make_trainer(job, lesson, watch)
     trainer.train()
     peak, tokens = peak_bytes(), int(trainer.state.num_input_tokens_seen)
-    adapter = Path(job.out) / "adapter"
-    numbers = trained_numbers(trainer.model)
-    trainer.model.save_pretrained(adapter)
-    model = trainer.model.get_base_model().eval()  # with the adapter's layers in place
+    adapter, tuned = Path(job.out) / "adapter", cast(Any, trainer.model)
+    numbers = trained_numbers(tuned)
+    tuned.save_pretrained(adapter)
+    saved = seconds_alive()
+    model = tuned.get_base_model().eval()  # with the adapter's layers in place
     model.config.use_cache = True
     marks = mark(
         model,
@@ -255,13 +260,14 @@ def train_and_mark(job: Job) -> dict[str, Any]:
         "peak_bytes": peak,
         "tokens_per_second": tokens / watch.seconds,
         "step_seconds": watch.seconds / trainer.state.global_step,
+        "saved_seconds": saved,
         "steps": trainer.state.global_step,
-        "tokens": tokens,
         "examples_per_step": trainer.args.per_device_train_batch_size,
         "nll": marks["nll"],
         "rouge_l": marks["rouge_l"],
         "trained_numbers": numbers,
         "adapter_bytes": (adapter / "adapter_model.safetensors").stat().st_size,
+        **computing(),
     }
 
 
@@ -269,8 +275,7 @@ def main(arguments: list[str]) -> int:
     """Entry: reads the job, writes ``result.json`` into its folder ``out``."""
     logging.getLogger("trl").setLevel(logging.ERROR)
     job = Job.load(Path(arguments[0]))
-    result = train_and_mark(job)
-    (Path(job.out) / "result.json").write_text(json.dumps(result, indent=1), "utf-8")
+    write_result(Path(job.out), train_and_mark(job))
     return 0
 
 

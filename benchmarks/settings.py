@@ -8,6 +8,7 @@ from pathlib import Path
 
 OURS = "adaq"
 QLORA = ("qlora-bf16", "qlora-fp32")
+RESULT = "result.json"  # what a process writes into its folder
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ PEERS: dict[str, Peer] = {
     "adalora-bf16": Peer("adalora", "bfloat16", False, "PEFT AdaLoRA, weights in bfloat16"),
 }
 VARIANTS = (OURS, *PEERS)
+NOTES = {OURS: "Edu-ADAQ-LoRA, this engine", **{name: peer.note for name, peer in PEERS.items()}}
 # AdaLoRA is given the type that suits a CPU without bfloat16 instructions, unless asked.
 DEFAULT_VARIANTS = tuple(v for v in VARIANTS if v != "adalora-bf16")
 
