@@ -201,7 +201,7 @@ def ensure_local(info: ModelInfo, progress: Progress | None = None) -> Path:
     """
     say = progress or (lambda share, text: None)
     _usable(info)
-    if info.source == "starter":
+    if info.source == "starter" and not (info.ready and Path(info.path).is_dir()):
         folder = home.models_folder() / STARTER
         if not _starter().ready:
             convert(starter_file(), folder, say, starter=True)

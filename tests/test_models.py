@@ -277,6 +277,15 @@ def test_a_converted_starter_is_ready(starter: Path) -> None:
     assert models.ensure_local(info) == Path(info.path)
 
 
+def test_a_converted_starter_elsewhere_is_used_where_it_is(
+    starter: Path, empty_home: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "copy"
+    shutil.copytree(starter, elsewhere)
+    assert models.ensure_local(models.resolve(str(elsewhere))) == elsewhere
+    assert not (empty_home / "models" / models.STARTER).exists()
+
+
 def test_an_added_folder_is_listed_and_a_vanished_one_says_so(
     empty_home: Path, folder: Path
 ) -> None:
