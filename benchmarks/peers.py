@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.settings import DEFAULT_VARIANTS, OURS, RESULT, VARIANTS, Job
+from benchmarks.settings import DEFAULT_VARIANTS, OURS, PEERS, RESULT, VARIANTS, Job
 from benchmarks.table import MEASURES, as_json, as_markdown
 from core import doctor, models
 from core.config import DataConfig, RunConfig, parse_size
@@ -74,7 +74,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--data", type=Path, default=ASSETS / "samples" / "english.csv", help="class file")
     add("--rank", type=int, default=defaults.adapter.rank, help="mean rank at the end")
     add("--lr", type=float, default=defaults.train.lr, help="peak learning rate of ours")
-    add("--peer-lr", type=float, default=1e-3, help="peak learning rate of the peers")
+    add("--peer-lr", type=float, default=1e-3, help="peak learning rate of LoRA and QLoRA")
+    add("--adalora-lr", type=float, default=2e-2, help="peak learning rate of AdaLoRA")
     add("--tokens-per-step", type=int, default=defaults.train.tokens_per_step)
     add("--max-length", type=int, default=defaults.train.max_length, help="tokens of an example")
     add("--questions", type=int, default=12, help="quiz questions answered in writing")
@@ -105,6 +106,14 @@ def prepare(options: argparse.Namespace, work: Path) -> Bench:
     return Bench(work, model, work / "data", sides)
 
 
+def learning_rate(options: argparse.Namespace, variant: str) -> float:
+    """Return the peak learning rate of a variant."""
+    if variant == OURS:
+        return float(options.lr)
+    is_adalora = PEERS[variant].method == "adalora"
+    return float(options.adalora_lr if is_adalora else options.peer_lr)
+
+
 def make_job(options: argparse.Namespace, bench: Bench, variant: str, seed: int) -> Job:
     """Return what the process of one variant with one seed is told."""
     return Job(
@@ -115,7 +124,7 @@ def make_job(options: argparse.Namespace, bench: Bench, variant: str, seed: int)
         out=str(bench.work / f"{variant}-seed{seed}"),
         steps=options.steps,
         rank=options.rank,
-        lr=options.lr if variant == OURS else options.peer_lr,
+        lr=learning_rate(options, variant),
         tokens_per_step=options.tokens_per_step,
         max_length=options.max_length,
         budget_bytes=options.budget_bytes if variant == OURS else 0,
@@ -216,7 +225,16 @@ def describe(
         **versions,
         "trl": version("trl"),
     }
-    kept = ("seeds", "steps", "rank", "lr", "peer_lr", "tokens_per_step", "max_length")
+    kept = (
+        "seeds",
+        "steps",
+        "rank",
+        "lr",
+        "peer_lr",
+        "adalora_lr",
+        "tokens_per_step",
+        "max_length",
+    )
     settings = {
         **{name: getattr(options, name) for name in (*kept, "questions", "max_new_tokens")},
         "seeds": " ".join(map(str, options.seeds)),

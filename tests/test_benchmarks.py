@@ -130,6 +130,14 @@ def test_peers_get_the_same_threads_but_none_of_our_settings(tmp_path):
     assert set(theirs) == kept
 
 
+def test_each_method_has_its_learning_rate():
+    options = peers.parse(["--lr", "0.1", "--peer-lr", "0.2", "--adalora-lr", "0.3"])
+    rates = {variant: peers.learning_rate(options, variant) for variant in VARIANTS}
+    assert rates.pop(OURS) == 0.1
+    assert rates.pop("adalora-fp32") == rates.pop("adalora-bf16") == 0.3
+    assert set(rates.values()) == {0.2}
+
+
 def test_order_of_the_variants_changes_with_the_seed(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(peers, "run_job", lambda j, _: seen.append((j.seed, j.variant)) or {})
