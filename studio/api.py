@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from core.errors import StudioError
+from core.models import ModelInfo
 from core.runs.store import Run
 from studio import charts, draft, library
 from studio.backend import WISHES, Backend
@@ -85,10 +86,11 @@ class Api:
     def overview(self, request: Request) -> Response:
         """Return the run list and the present choices, for the rail beside the pages."""
         words = _words(request.query_params.get("lang"))
-        runs = [_run_row(run, words) for run in self._backend.runs()]
+        models = self._backend.models()
+        runs = [_run_row(run, words, models) for run in self._backend.runs()]
         config = draft.load()
         chosen = {
-            "model": library.model_title(self._backend.models(), config.model),
+            "model": library.model_title(models, config.model),
             "class": config.name if config.data.path else "",
             "budget": words.size(config.budget_bytes),
         }
@@ -116,7 +118,8 @@ class Api:
         except StudioError as error:
             return _refusal(error, words, 404)
         delta = charts.live_delta(events, words)
-        return JSONResponse({"run": _run_row(run, words), "cursor": cursor, **delta})
+        row = _run_row(run, words, self._backend.models())
+        return JSONResponse({"run": row, "cursor": cursor, **delta})
 
     async def want(self, request: Request) -> Response:
         """Pause, stop or go on with a run."""
@@ -158,14 +161,14 @@ def _refusal(error: StudioError, words: Words, status: int = 409) -> JSONRespons
     return JSONResponse({"problems": problems, "code": error.code}, status)
 
 
-def _run_row(run: Run, words: Words) -> dict[str, Any]:
+def _run_row(run: Run, words: Words, models: Sequence[ModelInfo]) -> dict[str, Any]:
     return {
         "id": run.id,
         "name": run.name or words("runs.unnamed"),
         "status": run.status,
         "label": words.get(f"status.{run.status}", run.status),
         "want": run.want,
-        "model": run.config.get("model", ""),
+        "model": library.model_title(models, str(run.config.get("model", ""))),
         "budget_bytes": run.config.get("budget_bytes", 0),
         "has_result": bool(run.result),
     }

@@ -21,6 +21,7 @@ PARTS = (
     "optimizer",
     "activations",
     "buffers",
+    "allocator",
 )
 _STEP_COLUMNS = (
     "step",
@@ -120,7 +121,7 @@ def _failure(event: dict[str, Any], words: Words) -> dict[str, str]:
     problem = words.problem(
         Problem(event.get("where", ""), event["what"], event["action"], code=event.get("code", ""))
     )
-    return {"what": problem.what, "action": problem.action}
+    return {"what": problem.what, "action": problem.action, "code": problem.code}
 
 
 def plan_summary(plan: dict[str, Any], words: Words) -> dict[str, Any]:

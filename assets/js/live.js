@@ -41,7 +41,7 @@
       this.cursor = 0;
       this.info = null;
       this.state = { steps: 0, total: 0, smooth: null, base: null, tuned: [], grid: null, ranks: {}, bits: {}, plan: null,
-        memory: null, phase: null, last: null, verdict: null, sample: null, failed: null, note: "" };
+        memory: null, phase: null, last: null, verdict: null, sample: null, failed: null, notes: [] };
       this.pending = { x: [], raw: [], smooth: [], qx: [], qy: [] };
       this.charted = false;
       this.part("maps").hidden = true;
@@ -97,7 +97,7 @@
       for (const kind of ["ranks", "bits"]) if (Object.keys(delta[kind]).length) { Object.assign(s[kind], delta[kind]); s.moved = true; }
       for (const name of ["memory", "phase", "verdict", "sample", "failed"]) if (delta[name]) s[name] = delta[name];
       if (delta.status && delta.status.status === "running") s.failed = null;
-      if (delta.notes.length) s.note = delta.notes[delta.notes.length - 1];
+      for (const note of delta.notes) if (!s.notes.includes(note)) s.notes.push(note);
     }
 
     /* Show it ------------------------------------------------------------------ */
@@ -119,7 +119,8 @@
       this.text("loss_note", last ? say("step_of", { n: s.steps, of: s.total }) : "");
       const quiz = s.tuned.length ? s.tuned[s.tuned.length - 1][1] : null;
       this.text("quiz", quiz === null ? "–" : quiz.toFixed(3));
-      this.text("quiz_note", s.base === null ? "" : say("base_loss", { n: s.base.toFixed(3) }));
+      const best = s.tuned.reduce((a, b) => (a && a[1] <= b[1] ? a : b), null);
+      this.text("quiz_note", best ? say("best_loss", { n: best[1].toFixed(3), step: best[0] }) : "");
       this.text("lr", last ? rate(last.lr) : "–");
       this.text("speed", last ? Math.round(last.tokens_per_second).toLocaleString("en-US") : "–");
       this.text("speed_note", last ? say("per_second") : "");
@@ -153,6 +154,7 @@
         mark.hidden = !n;
         mark.style.left = place(n);
         this.text(name, n ? say(name, { n: size(n) }) : "");
+        this.field(name).parentElement.hidden = !n;
       }
       const label = [say("memory"), now ? size(now) : "", peak ? say("peak", { n: size(peak) }) : "", predicted ? say("predicted", { n: size(predicted) }) : "",
         budget ? say("budget", { n: size(budget) }) : ""].filter(Boolean).join(", ");
@@ -176,19 +178,20 @@
     showNotice() {
       const s = this.state, status = this.info.status, node = this.field("notice");
       const [tone, head, body] = status === "failed" && s.failed ? ["bad", s.failed.what, s.failed.action]
-        : status === "done" ? ["good", say("done"), say("done_text")]
+        : status === "done" ? ["good", say("done"), [...s.notes, say("done_text")].join(" ")]
         : status === "paused" ? ["warn", say("paused"), say("paused_text")]
         : status === "stopped" ? ["warn", say("stopped"), say("stopped_text")]
-        : s.note ? ["info", s.note, ""] : ["", "", ""];
-      const mark = `${this.run}${status}${head}`;
+        : s.notes.length ? ["info", s.notes[s.notes.length - 1], ""] : ["", "", ""];
+      const mark = `${this.run}${status}${head}${body}`;
       if (node.dataset.mark === mark) return;
       node.dataset.mark = mark;
       if (!head) { node.replaceChildren(); return; }
       const banner = make("div", { className: `banner ${tone}` }, make("div", {}, make("strong", { textContent: head }), make("p", { textContent: body })));
-      if (status === "done") {
+      const ways = status === "done" ? ["try", "share"] : status === "failed" && s.failed.code === "budget.too_small" ? ["plan"] : [];
+      if (ways.length) {
         const actions = make("div", { className: "actions" });
-        for (const page of ["try", "share"]) {
-          const button = make("button", { type: "button", className: `btn${page === "try" ? " primary" : ""}`, textContent: say(`to_${page}`) });
+        for (const page of ways) {
+          const button = make("button", { type: "button", className: `btn${page === ways[0] ? " primary" : ""}`, textContent: say(`to_${page}`) });
           button.dataset.go = page;
           actions.append(button);
         }
@@ -205,7 +208,14 @@
     async draw() {
       const Plotly = await Studio.plotly();
       const node = this.element.querySelector(".plot.loss"), c = this.colours(), s = this.state, p = this.pending;
-      if (!this.charted) {
+      const drawn = this.charted || p.x.length || p.qx.length;
+      if (!drawn && !node.querySelector(".plot-wait")) {
+        Plotly.purge(node); // the run before this one
+        node.replaceChildren(make("div", { className: "plot-wait", textContent: say("chart_waits") }));
+      }
+      if (drawn && !this.charted) {
+        Plotly.purge(node);
+        node.replaceChildren();
         const line = (name, colour, width, extra = {}) => ({ x: [], y: [], type: "scatter", mode: "lines", name, line: { color: colour, width, ...extra.line }, hovertemplate: `${name} %{y:.3f}<extra></extra>`, ...extra.trace });
         const traces = [line(say("legend_step"), c.raw, 1), line(say("legend_train"), c.train, 2.4),
           line(say("legend_quiz"), c.quiz, 2.2, { trace: { mode: "lines+markers", marker: { size: 7, color: c.quiz } } })];
@@ -214,19 +224,16 @@
         Studio.fit(node);
         this.charted = true;
         this.baseDrawn = null;
-        this.field("loss_legend").replaceChildren(...[[c.train, "legend_train"], [c.quiz, "legend_quiz"], [c.base, "legend_base"]].map(([colour, key]) => {
-          const swatch = make("i", { className: "line" });
-          swatch.style.background = colour;
-          return make("span", {}, swatch, say(key));
-        }));
+        this.drawLegend([[c.train, "legend_train"], [c.quiz, "legend_quiz"]]);
       }
       if (p.x.length || p.qx.length) {
         const fresh = this.pending;
         this.pending = { x: [], raw: [], smooth: [], qx: [], qy: [] };
         await Plotly.extendTraces(node, { x: [fresh.x, fresh.x, fresh.qx], y: [fresh.raw, fresh.smooth, fresh.qy] }, [0, 1, 2]);
       }
-      if (s.base !== null && s.base !== this.baseDrawn) {
+      if (drawn && s.base !== null && s.base !== this.baseDrawn) {
         this.baseDrawn = s.base;
+        this.drawLegend([[c.train, "legend_train"], [c.quiz, "legend_quiz"], [c.base, "legend_base"]]);
         await Plotly.relayout(node, { shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: s.base, y1: s.base, line: { color: c.base, width: 1.6, dash: "dot" } }] });
       }
       if (s.moved && s.grid) {
@@ -239,6 +246,13 @@
           await Studio.heat(plot, kind, s.grid, now);
         }
       }
+    }
+    drawLegend(entries) {
+      this.field("loss_legend").replaceChildren(...entries.map(([colour, key]) => {
+        const swatch = make("i", { className: "line" });
+        swatch.style.background = colour;
+        return make("span", {}, swatch, say(key));
+      }));
     }
     repaint() {
       // Other colours need the charts drawn anew: read the run again from its beginning.

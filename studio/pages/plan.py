@@ -162,7 +162,10 @@ def _minimum(task: Task) -> int:
 def _scale(minimum: int, most: int, words: Words) -> Markup:
     """Return the marks under the slider: smallest budget, free memory (all in bytes)."""
     free = free_memory()
-    marks = [(free, words("plan.free", size=words.size(free)))]
+    if free > most:
+        marks = [(most, words("plan.plenty", size=words.size(most), free=words.size(free)))]
+    else:
+        marks = [(free, words("plan.free", size=words.size(free)))]
     if minimum:
         marks.insert(0, (minimum, words("plan.minimum", size=words.size(minimum))))
     return tag("div", *(_mark(size, text, most) for size, text in marks), class_="scale")

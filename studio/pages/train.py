@@ -40,7 +40,7 @@ def _head(words: Words) -> Markup:
         tag(
             "button",
             words(f"train.{wish}"),
-            class_={"start": "btn primary", "stop": "btn danger"}.get(wish, "btn"),
+            class_={"resume": "btn primary", "stop": "btn danger"}.get(wish, "btn"),
             type="button",
             data_want=wish,
         )
@@ -82,7 +82,12 @@ def _memory(words: Words) -> Markup:
     )
     name = tag("span", words("train.memory"), class_="name")
     value = tag("b", "–", data_f="memory")
-    notes = tag("span", tag("span", data_f="peak"), tag("span", data_f="predicted"), class_="note")
+    keys = {name: tag("i", class_=name, aria_hidden="true") for name in ("peak", "predicted")}
+    notes = tag(
+        "span",
+        *(tag("span", key, tag("span", data_f=name), data_k=name) for name, key in keys.items()),
+        class_="note",
+    )
     return tag("div", name, value, gauge, notes, class_="tile memory")
 
 
