@@ -265,7 +265,6 @@ def _start(out: Path, config: RunConfig, lesson: Lesson, found: Found, emit: Emi
         if done % 10 == 0 or done == total:
             emit(PhaseChanged("load", 0.9 + 0.1 * done / of, linear.name))
 
-    keep_freed_memory(found.roomy)
     with tempfile.TemporaryDirectory(dir=out, prefix="rounding-") as folder:
         candidate = round_linears(
             lesson.path,

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import gc
 import json
-import os
+import queue
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from core.data.chat import ChatFormat
 from core.errors import ModelError, Stopped, StudioError, TrainingError
 from core.events import Emit, PhaseChanged
 from core.home import CHECKOUT
+from core.whole import write_whole
 
 
 def mark_run(out: Path, emit: Emit, should_stop: Callable[[], str]) -> None:
@@ -31,34 +34,54 @@ def mark_run(out: Path, emit: Emit, should_stop: Callable[[], str]) -> None:
         Stopped: if the person wishes so meanwhile.
         TrainingError: if the child fails; the adapter is kept.
     """
-    child = subprocess.Popen(
-        [sys.executable, "-m", "core.evaluate.marks", str(out)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        cwd=CHECKOUT,
-    )
-    said = ""
-    with child:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as trouble:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "core.evaluate.marks", str(out)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=trouble,  # a file: a full pipe would hold the child
+            text=True,
+            encoding="utf-8",
+            cwd=CHECKOUT,
+        )
+        with child:
+            said = _listen(child, emit, should_stop)
+        if child.returncode != 0 or not (out / "quiz.json").is_file():
+            trouble.seek(0)
+            sys.stderr.write(trouble.read())
+            raise TrainingError(
+                said.removeprefix("error ") if said.startswith("error ") else "The quiz failed.",
+                where="quiz",
+                action="Resume the run to mark it again; what was learned is kept.",
+                code="quiz.failed",
+            )
+
+
+def _listen(child: subprocess.Popen[str], emit: Emit, should_stop: Callable[[], str]) -> str:
+    """Pass the child's progress on until it ends; returns its last line."""
+    lines: queue.Queue[str | None] = queue.Queue()
+
+    def read() -> None:
         assert child.stdout is not None
         for line in child.stdout:
-            said = line.strip()
-            if said.startswith("share "):
-                emit(PhaseChanged("quiz", float(said.split()[1])))
-            if should_stop():
-                child.kill()
-                raise Stopped("The run was stopped during the quiz; it can be resumed.")
-        detail = child.stderr.read() if child.stderr else ""
-    if child.returncode != 0 or not (out / "quiz.json").is_file():
-        sys.stderr.write(detail)
-        raise TrainingError(
-            said.removeprefix("error ") if said.startswith("error ") else "The quiz failed.",
-            where="quiz",
-            action="Resume the run to mark it again; what was learned is kept.",
-            code="quiz.failed",
-        )
+            lines.put(line.strip())
+        lines.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    said = ""
+    while True:
+        if should_stop():
+            child.kill()
+            raise Stopped("The run was stopped during the quiz; it can be resumed.")
+        try:
+            line = lines.get(timeout=0.5)
+        except queue.Empty:
+            continue
+        if line is None:
+            return said
+        said = line
+        if said.startswith("share "):
+            emit(PhaseChanged("quiz", float(said.split()[1])))
 
 
 def marks(out: Path, report: Callable[[float], None]) -> dict[str, Any]:
@@ -73,8 +96,9 @@ def marks(out: Path, report: Callable[[float], None]) -> dict[str, Any]:
     from core.adapters.store import load_adapted
     from core.assemble import compute_dtype
     from core.evaluate.quiz import compare, mark
-    from core.process import peak_bytes
+    from core.process import keep_freed_memory, peak_bytes
 
+    keep_freed_memory(True)  # this process has no budget; writing answers is faster so
     config = RunConfig.load(out / "config.json")
     examples = frozen.load_frozen(out / "data").quiz
     path = models.ensure_local(models.resolve(config.model))
@@ -123,9 +147,7 @@ def main(arguments: list[str]) -> int:
         return error.exit_code
     except MemoryError as error:
         raise ModelError("There was not enough memory for the quiz.") from error
-    temporary = out / f".quiz.{os.getpid()}.json"
-    temporary.write_text(json.dumps(result, ensure_ascii=False), "utf-8")
-    temporary.replace(out / "quiz.json")
+    write_whole(out / "quiz.json", json.dumps(result, ensure_ascii=False))
     return 0
 
 

@@ -26,7 +26,6 @@ from core.plan.memory import StepBytes, probe
 from core.plan.planner import SHARE, Situation, make_plan
 from core.plan.profile import VERSION, WIDTHS, Profile, measure
 from core.plan.types import Plan
-from core.process import keep_freed_memory
 from core.quant.schemes import Scheme
 
 LEAST_TOKENS = 256  # of the class's text; below, the statistics are too poor to plan on
@@ -39,16 +38,14 @@ Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 class Planned:
     """A plan with what it was made from.
 
-    ``row``: ids, positions and labels (T,) of the class's own text. While the model is measured
-    or rounded, ``tight`` says that tables must be held in 8 bits, ``roomy`` that there is room for
-    freed memory to be kept.
+    ``row``: ids, positions and labels (T,) of the class's own text. ``tight``: whether tables must
+    be held in 8 bits while the model is measured or rounded.
     """
 
     plan: Plan
     profile: Profile
     row: Rows
     tight: bool
-    roomy: bool
 
 
 def plan_for(
@@ -78,7 +75,6 @@ def plan_for(
     profile = Profile.load(folder)
     peak = _profile_peak(step, shape, row)
     tight = room < peak + shape["tables_16"] - shape["tables_8"]
-    roomy = room > 1.6 * peak + shape["tables_16"]
     if profile is None:
         needed = process + shape["fixed"] + shape["tables_8"] + peak
         if needed > budget:
@@ -88,7 +84,6 @@ def plan_for(
                 action="Raise the budget.",
             )
         _forget_old(folder.parent)
-        keep_freed_memory(roomy)
         profile = measure(
             path,
             row,
@@ -99,7 +94,6 @@ def plan_for(
             widths=WIDTHS,
             embedding_bits=8 if tight else 16,
         )
-        keep_freed_memory(False)
     emit(PhaseChanged("plan"))
     longest = max(len(e.ids) for e in encoded)
     situation = Situation(
@@ -115,7 +109,7 @@ def plan_for(
         data_sha256=data_sha256,
         limit=int(psutil.virtual_memory().total),
     )
-    return Planned(make_plan(config, situation), profile, row, tight, roomy)
+    return Planned(make_plan(config, situation), profile, row, tight)
 
 
 def calibration_row(encoded: Sequence[Encoded], tokens: int) -> Rows:
