@@ -36,7 +36,7 @@ PEERS: dict[str, Peer] = {
         "qlora", "bfloat16", True, "PEFT on bitsandbytes NF4, as published: bfloat16 compute"
     ),
     "qlora-fp32": Peer(
-        "qlora", "float32", True, "the same with float32 compute and a float32 adapter"
+        "qlora", "float32", True, "PEFT on bitsandbytes NF4, float32 compute and adapter"
     ),
     "adalora-fp32": Peer("adalora", "float32", False, "PEFT AdaLoRA, weights in float32"),
     "adalora-bf16": Peer("adalora", "bfloat16", False, "PEFT AdaLoRA, weights in bfloat16"),
