@@ -38,8 +38,17 @@ def parse_size(text: str | float) -> int:
     return int(float(match[1]) * unit)
 
 
-def _help(default: Any, text: str, unit: str = "", *, low: Any = None, high: Any = None) -> Any:
-    return field(default=default, metadata={"help": text, "unit": unit, "low": low, "high": high})
+def _help(
+    default: Any,
+    text: str,
+    unit: str = "",
+    *,
+    low: Any = None,
+    high: Any = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    told = {"help": text, "unit": unit, "low": low, "high": high, "choices": choices}
+    return field(default=default, metadata=told)
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,11 @@ class DataConfig:
 class QuantConfig:
     """How frozen weights are stored."""
 
-    scheme: str = _help("affine", "affine (own 2/3/4/8-bit planes), nf4 or bnb-nf4, bnb-int8")
+    scheme: str = _help(
+        "affine",
+        "affine (own 2, 3, 4 and 8 bits) or nf4 (the codes of bitsandbytes)",
+        choices=("affine", "nf4"),
+    )
     bits: int = _help(0, "The same bits for every layer; 0: chosen layer by layer", "bits")
     group: int = _help(64, "Weights that share one scale", "weights", low=32, high=256)
     calibration_tokens: int = _help(
@@ -73,9 +86,12 @@ class AdapterConfig:
 
     rank: int = _help(8, "Mean rank at the end of training", "", low=1, high=256)
     uniform: bool = _help(False, "The same rank everywhere instead of the planned ones")
-    start: str = _help("error", "error (cancels the quantization error) or zero (as plain LoRA)")
+    start: str = _help(
+        "error",
+        "error (cancels the quantization error) or zero (as plain LoRA)",
+        choices=("error", "zero"),
+    )
     dynamic: bool = _help(True, "Let ranks move while training (mask, revive, compact)")
-    dropout: float = _help(0.0, "Adapter dropout", "share", low=0, high=0.5)
 
 
 @dataclass(frozen=True)
@@ -90,7 +106,11 @@ class TrainConfig:
     tokens_per_step: int = _help(512, "Tokens of one optimizer step", "tokens", low=32)
     max_length: int = _help(512, "Longest example; longer answers are cut", "tokens", low=32)
     grad_clip: float = _help(1.0, "Largest gradient norm", "", low=0)
-    checkpointing: str = _help("auto", "auto, on or off: recompute activations to save memory")
+    checkpointing: str = _help(
+        "auto",
+        "auto, on or off: recompute activations to save memory",
+        choices=("auto", "on", "off"),
+    )
     micro_batch_tokens: int = _help(0, "Tokens of one forward pass; 0: as the plan says", "tokens")
     eval_every: int = _help(0, "Steps between looks at the quiz loss; 0: ten times a run", "steps")
     checkpoint_every: int = _help(0, "Steps between checkpoints; 0: ten times a run", "steps")
@@ -115,7 +135,9 @@ class RunConfig:
     budget_bytes: int = _help(0, "Hard limit of the training process's memory; 0: none", "bytes")
     method: str = _help("adaq", "Id of the method family")
     name: str = _help("", "A label for people")
-    device: str = _help("auto", "auto, cpu or cuda")
+    device: str = _help(
+        "auto", "auto or cpu: training runs on the processor", choices=("auto", "cpu")
+    )
     data: DataConfig = field(default_factory=DataConfig)
     quant: QuantConfig = field(default_factory=QuantConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
@@ -203,5 +225,13 @@ def _checked(kind: Any, value: Any, where: str, meta: Any) -> Any:
             where=where,
             action=f"Choose between {low} and {high if high is not None else 'any larger value'}.",
             code="config.range",
+        )
+    choices = meta.get("choices")
+    if choices and value not in choices:
+        raise ConfigError(
+            f"{where} cannot be {value!r}."[:200],
+            where=where,
+            action=f"Choose {', '.join(choices[:-1])} or {choices[-1]}.",
+            code="config.choice",
         )
     return value

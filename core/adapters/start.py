@@ -27,7 +27,7 @@ Candidate = Callable[[int], dict[str, Tensor]]
 
 def scheme_of(plan: Plan, linear: LinearPlan, group: int) -> Scheme:
     """The storage format that a plan gives a layer."""
-    nf4 = linear.bits == 4 and plan.scheme in ("nf4", "bnb-nf4")
+    nf4 = linear.bits == 4 and plan.scheme == "nf4"
     return Scheme(linear.bits, group, "nf4" if nf4 else "affine")
 
 

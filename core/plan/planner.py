@@ -353,10 +353,8 @@ def _choices(config: RunConfig, prices: list[Price]) -> list[tuple[int, int]]:
     """(bits, rank) that a layer may take."""
     offered = sorted(set.intersection(*(set(p.cost) for p in prices)))
     widths = [config.quant.bits] if config.quant.bits else offered
-    if config.quant.scheme in ("nf4", "bnb-nf4"):
+    if config.quant.scheme == "nf4":
         widths = [4]
-    if config.quant.scheme == "bnb-int8":
-        widths = [8]
     if config.adapter.uniform:
         rank = min(RANKS[1:], key=lambda r: abs(r - config.adapter.rank))
         return [(b, rank) for b in widths]
@@ -364,7 +362,7 @@ def _choices(config: RunConfig, prices: list[Price]) -> list[tuple[int, int]]:
 
 
 def _scheme(config: RunConfig, bits: int) -> Scheme:
-    nf4 = bits == 4 and config.quant.scheme in ("nf4", "bnb-nf4")
+    nf4 = bits == 4 and config.quant.scheme == "nf4"
     return Scheme(bits, config.quant.group, "nf4" if nf4 else "affine")
 
 

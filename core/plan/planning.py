@@ -89,7 +89,7 @@ def plan_for(
             row,
             folder,
             emit,
-            codebook="nf4" if config.quant.scheme in ("nf4", "bnb-nf4") else "affine",
+            codebook=config.quant.scheme,
             group=config.quant.group,
             widths=WIDTHS,
             embedding_bits=8 if tight else 16,

@@ -87,7 +87,7 @@ class _Rounder:
     ) -> None:
         self.profile, self.folder, self.group = profile, folder, group
         self.below, self.on_linear = below, on_linear
-        self.nf4 = plan.scheme in ("nf4", "bnb-nf4")
+        self.nf4 = plan.scheme == "nf4"
         self.moments = MomentsOfLast()
         self.done = 0
 
