@@ -5,32 +5,28 @@ Every page fails its test if a script fails, something is written to the console
 request leaves this computer.
 """
 
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from core.config import DataConfig, QuizConfig, RunConfig, TrainConfig
-from tests.browser.running import Studio, start_studio
+from tests.browser.running import Studio, find_chromium, start_studio
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
 
 WINDOW = {"width": 1366, "height": 860}
-_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 sync_api.expect.set_options(timeout=30_000)
 
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator["sync_api.Browser"]:
-    named = os.environ.get("STUDIO_CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
     with sync_api.sync_playwright() as playwright:
         try:
             browser = playwright.chromium.launch(
-                executable_path=named, args=["--no-sandbox", "--disable-dev-shm-usage"]
+                executable_path=find_chromium(), args=["--no-sandbox", "--disable-dev-shm-usage"]
             )
         except sync_api.Error as error:
             pytest.skip(f"needs a Chromium (set STUDIO_CHROMIUM): {str(error)[:120]}")

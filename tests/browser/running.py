@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,11 +10,15 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 from core.home import CHECKOUT
 
 START_SECONDS = 90.0
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+def find_chromium() -> str | None:
+    """Return ``STUDIO_CHROMIUM``, else a browser on ``PATH``; ``None``: Playwright's own."""
+    return os.environ.get("STUDIO_CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
 
 
 @dataclass
@@ -25,8 +30,11 @@ class Studio:
     home: Path
 
     def stop(self) -> None:
-        """End it as Ctrl+C does; training children go on."""
-        self.process.send_signal(signal.SIGINT)
+        """End it as Ctrl+C does (Windows has no such signal for children); training goes on."""
+        if sys.platform == "win32":
+            self.process.terminate()
+        else:
+            self.process.send_signal(signal.SIGINT)
         self.process.wait(30)
 
 
@@ -56,5 +64,5 @@ def start_studio(home: Path) -> Studio:
     found = re.search(r"http://\S+", "".join(lines))
     if found is None:
         process.kill()
-        pytest.fail(f"the studio did not open: {''.join(lines)[-2000:]}")
+        raise RuntimeError(f"the studio did not open: {''.join(lines)[-2000:]}")
     return Studio(found[0], process, home)

@@ -1,0 +1,134 @@
+"""Take the pictures of the README: a real studio, a real run of the starter on a sample class.
+
+    python docs/images/take.py              the six pictures, beside this file
+    python docs/images/take.py --all        every page in both languages and both looks
+
+A finished run in ``STUDIO_HOME`` is used again; otherwise one is started, which takes minutes. The
+picture of the training page shows a run under way, so it is only taken when one is started.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from core.home import home  # noqa: E402
+from studio.app import STEPS  # noqa: E402
+from studio.text import LANGUAGES, Words  # noqa: E402
+from tests.browser.running import find_chromium, start_studio  # noqa: E402
+
+WINDOW = {"width": 1366, "height": 860}
+LOOKS = ("light", "dark")
+README = (
+    ("model", "en", "light"),
+    ("data", "en", "light"),
+    ("plan", "en", "light"),
+    ("try", "zh", "dark"),
+    ("share", "en", "light"),
+)
+RUN_MS = 15 * 60_000
+PLAN_MS = 5 * 60_000
+SHARE_TRAINED = 0.7  # how far the run is when the training page is taken
+
+
+def main() -> None:
+    """Take the pictures that the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--all", action="store_true", help="every page, language and look")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder for the pictures")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    wanted = [(s, lang, look) for lang in LANGUAGES for look in LOOKS for s in STEPS]
+    studio = start_studio(home())
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(
+                executable_path=find_chromium(), args=["--no-sandbox"]
+            )
+            train_a_class(browser, studio.url, options.out)
+            for step, language, look in wanted if options.all else README:
+                take(browser, studio.url, step, language, look, options.out)
+            browser.close()
+    finally:
+        studio.stop()
+
+
+def open_page(browser: Browser, url: str, step: str, language: str, look: str) -> Page:
+    """Open a page of the studio in a browser of its own."""
+    context = browser.new_context(viewport=WINDOW, color_scheme=look, reduced_motion="reduce")
+    page = context.new_page()
+    page.goto(f"{url}/{language}/#/{step}")
+    expect(page.locator(f"#page-{step} h1")).to_be_visible(timeout=60_000)
+    page.wait_for_load_state("networkidle")
+    return page
+
+
+def train_a_class(browser: Browser, url: str, out: Path) -> None:
+    """See to it that there is a finished run; take the training page on the way."""
+    page = open_page(browser, url, "model", "en", "light")
+    runs = page.request.get(f"{url}/api/overview").json()["runs"]
+    if not any(run["status"] == "done" for run in runs):
+        page.get_by_role("button", name=quick_start("en")).click()
+        page.wait_for_function(
+            "share => parseFloat(document.querySelector('[data-f=bar]').style.width) > share &&"
+            " /step [1-9]/.test(document.querySelector('[data-f=loss_note]').textContent)",
+            arg=100 * SHARE_TRAINED,
+            timeout=RUN_MS,
+        )
+        save(page, "train", "en", "light", out)
+        expect(page.locator("[data-f=status]")).to_have_text("Done", timeout=RUN_MS)
+    page.context.close()
+
+
+def quick_start(language: str) -> str:
+    """Return the words on the button that starts the sample class of a language."""
+    words = Words(language)
+    return words("quick.start", title=words(f"samples.{language}.title"))
+
+
+def take(browser: Browser, url: str, step: str, language: str, look: str, out: Path) -> None:
+    """Bring a page into the state worth showing and save its picture."""
+    page = open_page(browser, url, step, language, look)
+    if step == "data":
+        expect(page.locator("#data-summary .chip").first).to_be_visible()
+        expect(page.get_by_test_id("cell-4-1")).to_be_visible()
+    elif step == "plan":
+        expect(page.locator("#plan .plot.ranks .plotly")).to_be_visible(timeout=PLAN_MS)
+    elif step == "train":
+        expect(page.locator(".live .plot.heat.bits .plotly")).to_be_visible()
+    elif step == "try":
+        ask(page)
+    elif step == "share":
+        expect(page.locator("#exports .card").first).to_be_visible()
+    save(page, step, language, look, out)
+    page.context.close()
+
+
+def ask(page: Page) -> None:
+    """Ask both models a question that the quiz found to be answered better now."""
+    question = page.locator("#quiz details[open] h3").first.inner_text()
+    page.locator("#message-box textarea").fill(question)
+    page.keyboard.press("Enter")
+    for which in ("base", "tuned"):
+        answer = page.locator(f"#chat-{which} .bot").last
+        expect(answer).to_be_visible(timeout=RUN_MS)
+        expect(answer).not_to_have_text("…", timeout=RUN_MS)
+    page.wait_for_load_state("networkidle", timeout=RUN_MS)
+
+
+def save(page: Page, step: str, language: str, look: str, out: Path) -> None:
+    """Write the picture, with the top of the page in view."""
+    page.evaluate("document.activeElement.blur(); window.scrollTo(0, 0)")
+    page.wait_for_timeout(700)  # charts settle
+    target = out / f"{step}-{look}-{language}.png"
+    page.screenshot(path=target)
+    sys.stdout.write(f"{target.name}  {target.stat().st_size / 1000:.0f} kB\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
