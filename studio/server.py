@@ -35,6 +35,7 @@ from studio.theme import studio_theme, stylesheet
 
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 MAX_UPLOAD = "50mb"
+GRACE_SECONDS = 3  # an open page keeps its connections; ending the studio does not wait for it
 
 
 def create_app(backend: Backend) -> FastAPI:
@@ -110,7 +111,10 @@ def serve(door: socket.socket, *, open_browser: bool) -> None:
     backend = Backend.open(address)
     try:
         app = create_app(backend)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False))
+        config = uvicorn.Config(
+            app, log_level="warning", server_header=False, timeout_graceful_shutdown=GRACE_SECONDS
+        )
+        server = uvicorn.Server(config)
         announcer = threading.Thread(target=_announce, args=(server, address, open_browser))
         announcer.daemon = True
         announcer.start()
