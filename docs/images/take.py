@@ -21,6 +21,8 @@ from studio.app import STEPS  # noqa: E402
 from studio.text import LANGUAGES, Words  # noqa: E402
 from tests.browser.running import find_chromium, start_studio  # noqa: E402
 
+expect.set_options(timeout=30_000)
+
 WINDOW = {"width": 1366, "height": 860}
 LOOKS = ("light", "dark")
 README = (
@@ -81,7 +83,15 @@ def train_a_class(browser: Browser, url: str, out: Path) -> None:
         )
         save(page, "train", "en", "light", out)
         expect(page.locator("[data-f=status]")).to_have_text("Done", timeout=RUN_MS)
+    choose_sample(page)
     page.context.close()
+
+
+def choose_sample(page: Page) -> None:
+    """Make the sample class the chosen one, which a run that was there already has not done."""
+    page.goto(page.url.split("#")[0] + "#/data")
+    page.locator("#sample-choices input").first.check()
+    expect(page.locator("#data-summary .chip").first).to_be_visible(timeout=60_000)
 
 
 def quick_start(language: str) -> str:
