@@ -53,5 +53,6 @@ def test_charts_grow_and_keep_their_zoom_while_training(
         assert page.evaluate(f"{LOSS}.layout.xaxis.range") == [1, 5]
         sizes = [len(answer.body()) for answer in answers]
         assert max(sizes) < MOST_BYTES
+        page.close()
     finally:
         studio.stop()

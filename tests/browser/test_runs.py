@@ -72,6 +72,7 @@ def test_a_workbook_is_trained_through_refresh_second_tab_stop_resume_and_restar
         expect(page.locator("[data-f=status]")).to_have_text("Stopped")
         stopped_at = step_of(page)
 
+        page.context.close()  # both pages; they would ask a studio that is gone
         studio.stop()
         studio = start_studio(home)
         page = new_page()
@@ -80,6 +81,7 @@ def test_a_workbook_is_trained_through_refresh_second_tab_stop_resume_and_restar
         page.get_by_role("button", name="Resume").click()
         expect(page.locator("[data-f=status]")).to_have_text("Done", timeout=200_000)
         assert step_of(page) > stopped_at
+        page.close()
     finally:
         studio.stop()
 
