@@ -3,8 +3,8 @@
     python docs/images/take.py              the six pictures, beside this file
     python docs/images/take.py --all        every page in both languages and both looks
 
-A finished run in ``STUDIO_HOME`` is used again; otherwise one is started, which takes minutes. The
-picture of the training page shows a run under way, so it is only taken when one is started.
+A finished run in ``STUDIO_HOME`` is used again; otherwise one is started, which takes minutes, and
+the picture of the training page shows it under way.
 """
 
 import argparse
@@ -42,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--all", action="store_true", help="every page, language and look")
     parser.add_argument("--out", type=Path, default=HERE, help="folder for the pictures")
+    parser.add_argument("--only", choices=STEPS, help="this page alone")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     wanted = [(s, lang, look) for lang in LANGUAGES for look in LOOKS for s in STEPS]
@@ -51,8 +52,11 @@ def main() -> None:
             browser = playwright.chromium.launch(
                 executable_path=find_chromium(), args=["--no-sandbox"]
             )
-            train_a_class(browser, studio.url, options.out)
-            for step, language, look in wanted if options.all else README:
+            fresh = train_a_class(browser, studio.url, options.out)
+            readme = README if fresh else (*README, ("train", "en", "light"))
+            for step, language, look in wanted if options.all else readme:
+                if options.only not in (None, step):
+                    continue
                 take(browser, studio.url, step, language, look, options.out)
             browser.close()
     finally:
@@ -69,11 +73,12 @@ def open_page(browser: Browser, url: str, step: str, language: str, look: str) -
     return page
 
 
-def train_a_class(browser: Browser, url: str, out: Path) -> None:
-    """See to it that there is a finished run; take the training page on the way."""
+def train_a_class(browser: Browser, url: str, out: Path) -> bool:
+    """See to it that there is a finished run; take the training page on the way if one is made."""
     page = open_page(browser, url, "model", "en", "light")
     runs = page.request.get(f"{url}/api/overview").json()["runs"]
-    if not any(run["status"] == "done" for run in runs):
+    fresh = not any(run["status"] == "done" for run in runs)
+    if fresh:
         page.get_by_role("button", name=quick_start("en")).click()
         page.wait_for_function(
             "share => parseFloat(document.querySelector('[data-f=bar]').style.width) > share &&"
@@ -85,6 +90,7 @@ def train_a_class(browser: Browser, url: str, out: Path) -> None:
         expect(page.locator("[data-f=status]")).to_have_text("Done", timeout=RUN_MS)
     choose_sample(page)
     page.context.close()
+    return fresh
 
 
 def choose_sample(page: Page) -> None:
@@ -127,7 +133,10 @@ def ask(page: Page) -> None:
         answer = page.locator(f"#chat-{which} .bot").last
         expect(answer).to_be_visible(timeout=RUN_MS)
         expect(answer).not_to_have_text("…", timeout=RUN_MS)
-    page.wait_for_load_state("networkidle", timeout=RUN_MS)
+        before = ""
+        while (now := answer.inner_text()) != before:  # until the answer has stopped growing
+            before = now
+            page.wait_for_timeout(4_000)
 
 
 def save(page: Page, step: str, language: str, look: str, out: Path) -> None:
