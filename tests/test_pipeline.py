@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from core import pipeline
+from core import modelload, pipeline
 from core.adapters import store
 from core.config import RunConfig
 from core.errors import MemoryBudgetError, Stopped
 from core.plan.types import Plan
+from core.quant.weight import QuantizedWeight
 
 TREE = {
     "train": {"steps": 6, "tokens_per_step": 96, "max_length": 64, "eval_every": 3},
@@ -74,6 +76,24 @@ def test_planned_bytes_equal_stored_bytes(done):
         assert layers[p.name].rank == p.rank
     table = model.model.get_input_embeddings().table
     assert table.stored_bytes() <= plan.parts["embeddings"]
+
+
+def test_the_model_that_trains_has_the_weights_that_were_rounded(config, tmp_path):
+    """At 3 bits, loading must take the codes on disk: rounding again would give others."""
+    quant = replace(config.quant, bits=3)
+    one_step = replace(config.train, steps=1)
+    quiz = replace(config.quiz, generate=False)
+    train(replace(config, quant=quant, train=one_step, quiz=quiz), tmp_path / "t")
+    codes = load_file(tmp_path / "t" / store.BASE / "codes.safetensors")
+    model, path = store.load_stored(tmp_path / "t")
+    weights = modelload.Weights(path, modelload.empty_model(path))
+    rounded_again = 0
+    for name, layer in store.adapted(model).items():
+        assert torch.equal(layer.quantized.codes, codes[f"{name}.codes"])
+        assert torch.equal(layer.quantized.scale, codes[f"{name}.scale"])
+        nearest = QuantizedWeight.from_dense(weights[f"{name}.weight"], layer.quantized.scheme)
+        rounded_again += int(torch.equal(nearest.codes, layer.quantized.codes))
+    assert rounded_again == 0
 
 
 def test_merged_equals_adapted(done):
@@ -144,8 +164,6 @@ def test_the_other_methods_run_on_the_same_loop(config, method, tmp_path):
 
 def test_without_error_start_and_ranks_it_is_the_base(config, done, tmp_path):
     """16 bits and fresh triplets: step 0 computes what the base computes."""
-    from core import modelload
-
     lora = replace(config, method="lora", train=replace(config.train, steps=1))
     train(replace(lora, quiz=replace(config.quiz, generate=False)), tmp_path / "z")
     model, path = store.load_stored(tmp_path / "z")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -106,15 +107,16 @@ def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def base_candidate(run: Path, plan: Plan) -> Callable[[int], dict[str, Tensor]]:
-    """Codes of the run's stored base by index of the linear layer, keyed as in a profile."""
-    codes = load_file(run / BASE / "codes.safetensors")
+    """Codes of the run's stored base by index of the linear layer, read one layer at a time."""
+    file = safe_open(run / BASE / "codes.safetensors", "pt")
+    known = set(file.keys())
 
     def candidate(index: int) -> dict[str, Tensor]:
-        linear = plan.linears[index]
+        name = plan.linears[index].name
         return {
-            f"{key}{linear.bits}": codes[f"{linear.name}.{key}"]
+            key: file.get_tensor(f"{name}.{key}")
             for key in ("codes", "scale", "zero")
-            if f"{linear.name}.{key}" in codes
+            if f"{name}.{key}" in known
         }
 
     return candidate
