@@ -79,11 +79,11 @@ class _Setting:
         """Time of a token, of that of the fastest setting; for the order only (docs/log.md).
 
         Products take 1 (recomputing a third more, new pages 0.6 more); expanding every weight for
-        each pass takes as long as the products of 12 tokens.
+        each product takes as long as the products of 40 tokens.
         """
         again = self.checkpointing == "on"
         products = (1.33 if again else 1.0) * (1.0 if self.keeps_memory else 1.6)
-        return products + (3 if again else 2) * 12 / self.tokens
+        return products + (3 if again else 2) * 40 / self.tokens
 
 
 def make_plan(config: RunConfig, situation: Situation) -> Plan:

@@ -21,7 +21,7 @@ _QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     # Threads that wait spin a little and then sleep: those that only spin take the cores from each
     # other as soon as anything else runs, those that only sleep wake too late (docs/log.md).
-    "GOMP_SPINCOUNT": "1000",
+    "GOMP_SPINCOUNT": "5000",
     "PYTHONUTF8": "1",
 }
 

@@ -26,7 +26,7 @@ from core.train.ranks import RankController
 from core.train.verdict import verdict
 
 STRIKES = 3  # steps in a row without finite gradients before the run stops
-PATIENCE = 4  # looks at the quiz loss without a gain before training ends early
+PATIENCE = 3  # looks at the quiz loss without a gain before training ends early
 
 
 @dataclass
