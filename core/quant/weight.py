@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from core.quant.packing import pack, unpack_into
 from core.quant.schemes import NF4, Scheme
 
-# Groups that are expanded at a time: large enough that waking the threads for an operation does not
-# count (three times as fast as 4096, docs/log.md), small enough that the scratch bytes do not either.
+# Groups that are expanded at a time: large enough that waking the threads for an operation does
+# not count (two to three times as fast as 4096, docs/log.md), small enough that the scratch bytes
+# do not either.
 CHUNK_GROUPS = 32768
 
 
