@@ -22,7 +22,7 @@ from torch import Tensor
 from core import methods, modelload, models
 from core.adapters import store
 from core.adapters.start import start_model
-from core.config import RunConfig
+from core.config import MB, RunConfig
 from core.data import frozen
 from core.data.chat import ChatFormat, Encoded
 from core.data.ingest import read_isolated
@@ -241,7 +241,7 @@ def _kept_plan(out: Path, config: RunConfig, lesson: Lesson, emit: Emit) -> Plan
     plan = found.plan
     if not plan.feasible:
         raise MemoryBudgetError(
-            f"The run does not fit into {config.budget_bytes / 1e6:.0f} MB.",
+            f"The run does not fit into {config.budget_bytes / MB:.0f} MB.",
             minimum_budget_bytes=plan.minimum_budget_bytes,
             action=plan.suggestion,
         )

@@ -102,6 +102,11 @@ def make_plan(config: RunConfig, situation: Situation) -> Plan:
     return replace(plan, **_suggestion(config, situation, minimum))
 
 
+def minimum_budget(config: RunConfig, situation: Situation) -> int:
+    """The smallest budget in bytes for which a plan exists; costs need not be known."""
+    return _Table(config, situation).minimum()
+
+
 def _best(
     config: RunConfig, situation: Situation, table: _Table, budget: float
 ) -> tuple[_Setting, Solution] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,15 @@ import psutil
 import torch
 
 from core import modelload
-from core.config import RunConfig
+from core.config import MB, RunConfig
 from core.data.chat import Encoded
 from core.data.packing import make_row
 from core.errors import MemoryBudgetError
 from core.events import Emit, PhaseChanged
 from core.home import cache_folder
 from core.plan.memory import StepBytes, probe
-from core.plan.planner import SHARE, Situation, make_plan
-from core.plan.profile import VERSION, WIDTHS, Profile, measure
+from core.plan.planner import SHARE, Situation, make_plan, minimum_budget
+from core.plan.profile import VERSION, WIDTHS, Profile, measure, unknown_prices
 from core.plan.types import Plan
 from core.quant.schemes import Scheme
 
@@ -75,13 +75,27 @@ def plan_for(
     profile = Profile.load(folder)
     peak = _profile_peak(step, shape, row)
     tight = room < peak + shape["tables_16"] - shape["tables_8"]
+    longest = max(len(e.ids) for e in encoded)
+    situation = Situation(
+        prices=profile.prices if profile else unknown_prices(shape["linears"]),
+        step=step,
+        process=process,
+        fixed=shape["fixed"],
+        tables=shape["tables"],
+        longest=longest,
+        profile_peak=peak,
+        least_profile_peak=step.at(max(LEAST_TOKENS, longest), "on") + shape["pricing"],
+        model=config.model,
+        data_sha256=data_sha256,
+        limit=int(psutil.virtual_memory().total),
+    )
     if profile is None:
-        needed = process + shape["fixed"] + shape["tables_8"] + peak
-        if needed > budget:
+        if process + shape["fixed"] + shape["tables_8"] + peak > budget:
+            minimum = minimum_budget(config, situation)
             raise MemoryBudgetError(
-                f"Measuring the model alone needs {needed / 1e6:.0f} MB.",
-                minimum_budget_bytes=int(needed / SHARE),
-                action="Raise the budget.",
+                f"The run does not fit into {config.budget_bytes / MB:.0f} MB.",
+                minimum_budget_bytes=minimum,
+                action=f"Raise the budget to {minimum / MB:.0f} MB.",
             )
         _forget_old(folder.parent)
         profile = measure(
@@ -94,21 +108,8 @@ def plan_for(
             widths=WIDTHS,
             embedding_bits=8 if tight else 16,
         )
+        situation = replace(situation, prices=profile.prices)
     emit(PhaseChanged("plan"))
-    longest = max(len(e.ids) for e in encoded)
-    situation = Situation(
-        prices=profile.prices,
-        step=step,
-        process=process,
-        fixed=shape["fixed"],
-        tables=shape["tables"],
-        longest=longest,
-        profile_peak=peak,
-        least_profile_peak=step.at(max(LEAST_TOKENS, longest), "on") + shape["pricing"],
-        model=config.model,
-        data_sha256=data_sha256,
-        limit=int(psutil.virtual_memory().total),
-    )
     return Planned(make_plan(config, situation), profile, row, tight)
 
 
@@ -160,6 +161,7 @@ def _shape(path: Path) -> dict[str, Any]:
     largest = max(o * i for o, i in shapes)
     widest = max(i for _, i in shapes)
     return {
+        "linears": [(name, *linear) for name, linear in zip(targets, shapes, strict=True)],
         "tables": tables,
         "tables_8": sum(Scheme(8).stored_bytes(*t) for t in tables),
         "tables_16": sum(Scheme(16).stored_bytes(*t) for t in tables),

@@ -63,6 +63,13 @@ class Price:
     transposed: bool = False
 
 
+def unknown_prices(linears: Sequence[tuple[str, int, int]]) -> list[Price]:
+    """Linear layers (name, o, i) whose costs are not known yet: enough to count bytes."""
+    nothing = [0.0] * len(RANKS)
+    cost = {bits: nothing for bits in (*WIDTHS, 8, 16)}
+    return [Price(name, o, i, cost, nothing) for name, o, i in linears]
+
+
 @dataclass(frozen=True)
 class Profile:
     """Prices of all linear layers of a model on a class."""
