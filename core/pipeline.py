@@ -37,6 +37,7 @@ from core.events import (
     CheckpointSaved,
     DataFrozen,
     Emit,
+    Event,
     Note,
     PhaseChanged,
     Planned,
@@ -119,7 +120,7 @@ def resume(out: Path, emit: Emit, should_stop: ShouldStop) -> dict[str, Any]:
     with _clock(seconds, "prepare"):
         lesson = _lesson(config, frozen.load_frozen(out / "data"), emit)
     with _clock(seconds, "plan"):
-        plan = _kept_plan(out, config, lesson, emit)
+        plan = _kept_plan(out, config, lesson, _stoppable(emit, should_stop))
     _go_on(should_stop)
     with _clock(seconds, "load"):
         trainer = _trainer(out, config, plan, lesson, emit)
@@ -415,6 +416,17 @@ def _quiz(
 
 
 # --- small things --------------------------------------------------------------------------------
+
+
+def _stoppable(emit: Emit, should_stop: ShouldStop) -> Emit:
+    """``emit`` for parts that do not ask themselves: what they tell is the moment to stop them."""
+
+    def tell(event: Event) -> None:
+        emit(event)
+        if isinstance(event, PhaseChanged):
+            _go_on(should_stop)
+
+    return tell
 
 
 def _go_on(should_stop: ShouldStop) -> None:

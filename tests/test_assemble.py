@@ -31,7 +31,7 @@ def test_unquantized_with_zero_adapter_gives_the_logits_of_the_base(tiny, archit
     with torch.no_grad():
         expected, found = dense(ids).logits, ours.model(ids).logits
     # 16 bits are bf16: the tiny models are saved in fp32 or bf16
-    assert torch.allclose(found, expected, atol=2e-2, rtol=2e-2)
+    assert torch.allclose(found, expected, atol=5e-2, rtol=2e-2)
 
 
 def test_examples_packed_in_a_row_do_not_see_each_other(tiny, architecture):

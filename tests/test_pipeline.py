@@ -116,6 +116,18 @@ def test_stopped_and_resumed_gives_the_same_adapter(config, done, tmp_path):
     assert result["adapter_sha256"] == done[1]["adapter_sha256"]
 
 
+def test_a_wish_to_stop_is_heard_while_the_model_is_measured(config, tmp_path):
+    quant = replace(config.quant, calibration_tokens=140)  # not measured by another test
+    told = []
+
+    def wish():
+        return "stop" if any(e.kind == "phase" and e.phase == "profile" for e in told) else ""
+
+    with pytest.raises(Stopped):
+        pipeline.run(replace(config, quant=quant), tmp_path / "s", told.append, wish)
+    assert not (tmp_path / "s" / "plan.json").exists()
+
+
 def test_a_finished_run_makes_no_further_step(done, tmp_path):
     out, result, _ = done
     (out / "result.json").write_text(json.dumps(result), "utf-8")
@@ -124,7 +136,7 @@ def test_a_finished_run_makes_no_further_step(done, tmp_path):
     assert not [e for e in events if e.kind == "step"]
 
 
-def test_a_budget_below_the_minimum_names_it_and_the_minimum_works(config, tmp_path):
+def test_a_budget_below_the_minimum_names_it_and_the_minimum_works(config, done, tmp_path):
     plan = pipeline.plan_run(replace(config, budget_bytes=10**6), lambda event: None)
     assert not plan.feasible
     assert plan.suggestion
@@ -135,7 +147,15 @@ def test_a_budget_below_the_minimum_names_it_and_the_minimum_works(config, tmp_p
     assert told.value.minimum_budget_bytes > smallest // 2
 
 
-def test_a_larger_budget_never_plans_fewer_bits(config):
+def test_a_budget_too_small_even_to_measure_names_a_minimum_that_works(config):
+    quant = replace(config.quant, calibration_tokens=200)  # not measured by another test
+    with pytest.raises(MemoryBudgetError) as told:
+        pipeline.plan_run(replace(config, quant=quant, budget_bytes=10**6), lambda e: None)
+    enough = replace(config, quant=quant, budget_bytes=told.value.minimum_budget_bytes)
+    assert pipeline.plan_run(enough, lambda e: None).feasible
+
+
+def test_a_larger_budget_never_plans_fewer_bits(config, done):
     floor = pipeline.plan_run(replace(config, budget_bytes=10**6), lambda e: None)
     bits = []
     for extra in (0, 50_000, 100_000, 200_000, 10**7):
