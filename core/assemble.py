@@ -77,12 +77,36 @@ class LanguageModel:
     def hidden(self, ids: Tensor, positions: Tensor) -> Tensor:
         """Last hidden states (T, d) of a packed row; ids and positions (T,).
 
-        Positions that restart at 0 separate examples. Without a cache and without a mask
-        ``transformers`` then keeps them apart exactly; with either they leak into each other.
+        Positions that restart separate examples; where they restart at p, the first p tokens are
+        the beginning of every example. For p = 0, without a cache and without a mask,
+        ``transformers`` keeps the examples apart exactly; with a cache they leak into each other.
         """
-        out = self.inner(input_ids=ids[None], position_ids=positions[None], use_cache=False)
+        out = self.inner(
+            input_ids=ids[None],
+            position_ids=positions[None],
+            attention_mask=self._mask(positions),
+            use_cache=False,
+        )
         hidden: Tensor = out.last_hidden_state[0]
         return hidden
+
+    def _mask(self, positions: Tensor) -> Tensor | None:
+        """Who sees whom (1, 1, T, T) where examples share a beginning, else None.
+
+        All models of ``transformers`` take a mask of this shape as it is.
+        """
+        restarts = positions[1:][positions[1:] != positions[:-1] + 1]
+        shared = int(restarts[0]) if len(restarts) else 0
+        if shared == 0:
+            return None
+        order = torch.arange(len(positions), device=positions.device)
+        example = (positions == shared).cumsum(0)  # 0: the beginning
+        sees = (example[:, None] == example) | (example == 0)
+        sees &= order[:, None] >= order
+        if self.model.config._attn_implementation == "sdpa":
+            return sees[None, None]
+        least = torch.finfo(self.dtype).min
+        return torch.zeros_like(sees, dtype=self.dtype).masked_fill_(~sees, least)[None, None]
 
     def loss(self, ids: Tensor, positions: Tensor, labels: Tensor) -> Tensor:
         """Mean answer loss of a packed row; ``labels`` (T,) are not shifted yet."""

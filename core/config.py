@@ -76,7 +76,7 @@ class QuantConfig:
     bits: int = _help(0, "The same bits for every layer; 0: chosen layer by layer", "bits")
     group: int = _help(64, "Weights that share one scale", "weights", low=32, high=256)
     calibration_tokens: int = _help(
-        768, "Tokens of the class's own text that the plan is measured on", "tokens", low=64
+        512, "Tokens of the class's own text that the plan is measured on", "tokens", low=64
     )
 
 
@@ -99,8 +99,10 @@ class TrainConfig:
     """The training loop."""
 
     steps: int = _help(0, "Optimizer steps; 0: from epochs", "steps", low=0)
-    epochs: float = _help(2.0, "Passes over the class data", "passes", low=0)
-    lr: float = _help(2e-3, "Peak learning rate", "", low=1e-6, high=1.0)
+    epochs: float = _help(
+        1.0, "Passes over the class data; small classes get more, for 12 steps", "passes", low=0
+    )
+    lr: float = _help(1e-3, "Peak learning rate", "", low=1e-6, high=1.0)
     warmup: float = _help(0.06, "Part of the steps in which the rate rises", "share")
     weight_decay: float = _help(0.0, "Decoupled weight decay of the adapter", "")
     tokens_per_step: int = _help(512, "Tokens of one optimizer step", "tokens", low=32)

@@ -80,8 +80,8 @@ class StepDone(Event):
     """One optimizer step.
 
     ``loss`` is the mean negative log-likelihood per answer token (nats); ``lr`` the learning rate;
-    ``tokens_per_second`` counts all tokens; memory figures are bytes as the operating system sees
-    them; ``seconds_left`` is an estimate for the training phase.
+    ``tokens_per_second`` counts the tokens of the examples; memory figures are bytes as the
+    operating system sees them; ``seconds_left`` is an estimate for the training phase.
     """
 
     kind: ClassVar[str] = "step"

@@ -26,7 +26,7 @@ from core.config import MB, RunConfig
 from core.data import frozen
 from core.data.chat import ChatFormat, Encoded
 from core.data.ingest import read_isolated
-from core.data.packing import Row, Schedule, make_row, pack
+from core.data.packing import Schedule, pack_rows, shared_beginning
 from core.data.split import Split, split
 from core.data.types import Example
 from core.errors import DataError, MemoryBudgetError, Stopped
@@ -62,6 +62,7 @@ from core.train.ranks import RankController
 from core.whole import write_whole
 
 ShouldStop = Callable[[], str]
+LEAST_STEPS = 12  # unless a number is asked for: fewer hardly move the adapter
 SAMPLE_SHARE = 0.06  # of the training time may go into sample answers
 SAMPLE_TOKENS = 40
 
@@ -86,7 +87,7 @@ def plan_run(config: RunConfig, emit: Emit) -> Plan:
     """
     config = methods.composed(config)
     lesson = _lesson(config, _read(config)[1], emit)
-    return _plan(config, lesson, emit)
+    return _found(config, lesson, emit).plan
 
 
 def run(config: RunConfig, out: Path, emit: Emit, should_stop: ShouldStop) -> dict[str, Any]:
@@ -128,6 +129,9 @@ def resume(out: Path, emit: Emit, should_stop: ShouldStop) -> dict[str, Any]:
         emit(PhaseChanged("train"))
         if trainer.run(should_stop):
             raise Stopped("The run was stopped; it can be resumed.")
+        trainer.optimizer.state.clear()
+        keep_freed_memory(False)
+        return_free_memory()
         digest = _keep_best(out, config, trainer)
     measured, trained = peak_bytes(), trainer.progress
     result = {
@@ -145,7 +149,6 @@ def resume(out: Path, emit: Emit, should_stop: ShouldStop) -> dict[str, Any]:
         ),
     }
     del trainer
-    keep_freed_memory(False)
     return_free_memory()
     with _clock(seconds, "quiz"):
         quiz = _quiz(out, config, lesson, emit, should_stop)
@@ -212,19 +215,24 @@ def _encoded(
     return kept
 
 
-def _rows(encoded: list[Encoded], tokens: int) -> list[Row]:
-    """Packed rows of at most ``tokens`` tokens (more, if one example is longer)."""
-    lengths = [len(e.ids) for e in encoded]
-    if not lengths:
-        return []
-    return [make_row(encoded, row) for row in pack(lengths, max(tokens, *lengths, 1))]
+def _beginning(path: Path, encoded: list[Encoded]) -> int:
+    """Tokens that rows of these examples hold once.
+
+    Models that look back over a window would need a mask of their own for examples longer than it;
+    these keep their beginnings apart.
+    """
+    config = modelload.load_config(path)
+    window = getattr(config, "sliding_window", None) or math.inf
+    longest = max((len(e.ids) for e in encoded), default=0)
+    return shared_beginning(encoded) if longest <= window else 0
 
 
 # --- plan ----------------------------------------------------------------------------------------
 
 
-def _plan(config: RunConfig, lesson: Lesson, emit: Emit) -> Plan:
-    return plan_for(config, lesson.path, lesson.train, lesson.split.sha256, emit).plan
+def _found(config: RunConfig, lesson: Lesson, emit: Emit) -> Found:
+    shared = _beginning(lesson.path, lesson.train)
+    return plan_for(config, lesson.path, lesson.train, shared, lesson.split.sha256, emit)
 
 
 def _kept_plan(out: Path, config: RunConfig, lesson: Lesson, emit: Emit) -> Plan:
@@ -238,7 +246,7 @@ def _kept_plan(out: Path, config: RunConfig, lesson: Lesson, emit: Emit) -> Plan
         plan = Plan.from_json(json.loads(kept.read_text("utf-8")))
         emit(Planned(plan.to_json()))
         return plan
-    found = plan_for(config, lesson.path, lesson.train, lesson.split.sha256, emit)
+    found = _found(config, lesson, emit)
     plan = found.plan
     if not plan.feasible:
         raise MemoryBudgetError(
@@ -307,8 +315,11 @@ def _trainer(out: Path, config: RunConfig, plan: Plan, lesson: Lesson, emit: Emi
         micro_batch_tokens=plan.micro_batch,
         seed=config.train.seed,
         packing=plan.packing,
+        shared=_beginning(lesson.path, lesson.train),
     )
-    steps = config.train.steps or math.ceil(config.train.epochs * schedule.steps_per_epoch)
+    steps = config.train.steps or max(
+        LEAST_STEPS, math.ceil(config.train.epochs * schedule.steps_per_epoch)
+    )
     optimizer = make_optimizer(layers, config.train)
     trainer = Trainer(
         model,
@@ -316,8 +327,8 @@ def _trainer(out: Path, config: RunConfig, plan: Plan, lesson: Lesson, emit: Emi
         optimizer,
         config.train,
         schedule,
-        max(1, steps),
-        _rows(lesson.quiz, plan.micro_batch),
+        steps,
+        pack_rows(lesson.quiz, plan.micro_batch, _beginning(lesson.path, lesson.quiz)),
         emit,
         lambda t: _save(out, t),
         _Sampler(lesson, emit),

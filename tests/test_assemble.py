@@ -6,6 +6,8 @@ import torch
 from core import modelload
 from core.adapters.lora import AdapterLinear
 from core.assemble import build
+from core.data.chat import Encoded
+from core.data.packing import make_row, shared_beginning
 from core.quant.schemes import Scheme
 from core.quant.weight import QuantizedWeight
 
@@ -45,6 +47,31 @@ def test_examples_packed_in_a_row_do_not_see_each_other(tiny, architecture):
         changed = model.hidden(torch.cat([a.flip(0), b]), positions)
     assert torch.allclose(packed, alone, atol=1e-4)
     assert torch.equal(changed[9:], packed[9:])
+
+
+def test_a_beginning_held_once_changes_no_loss_and_no_gradient(tiny, architecture):
+    model = stored(tiny(architecture), rank=2)
+    layers = [x for x in model.model.modules() if isinstance(x, AdapterLinear)]
+    for layer in layers:
+        layer.s.data.fill_(0.1)
+    torch.manual_seed(0)
+    head = torch.randint(0, 200, (6,)).tolist()
+    examples = []
+    for n in (9, 5, 7):
+        ids = head + torch.randint(0, 200, (n,)).tolist()
+        examples.append(Encoded(ids, [-100] * 8 + ids[8:]))
+    found = []
+    for shared in (0, shared_beginning(examples)):
+        row = make_row(examples, [0, 1, 2], shared)
+        tensors = [torch.tensor(x) for x in (row.ids, row.position_ids, row.labels)]
+        model.model.zero_grad()
+        model.loss(*tensors).backward()
+        gradients = torch.cat([x.U.grad.flatten() for x in layers])
+        found.append((model.losses(*tensors), gradients, len(row.ids)))
+    (losses, gradients, apart), (losses_shared, gradients_shared, tokens) = found
+    assert apart - tokens == 2 * 6
+    assert torch.allclose(losses, losses_shared, atol=1e-4)
+    assert torch.allclose(gradients, gradients_shared, atol=1e-4 * float(gradients.abs().max()))
 
 
 @pytest.mark.parametrize("bits", [3, 8])

@@ -1,7 +1,10 @@
 """Examples laid end to end in rows, rows in optimizer steps: a pure function of (seed, step).
 
-Segments of a row never see each other: positions start anew with each, and the trainer masks
-attention by ``lengths``. No torch in here; the trainer makes tensors of the lists.
+All examples of a class begin alike: the chat template's opening, often a long system message. A row
+holds this beginning once, before the segments, and every segment sees it. That changes no answer's
+loss and no gradient (attention is causal), but for short answers halves the tokens to compute.
+Segments never see each other: their positions start anew, which tells the model where they begin.
+No torch in here; the trainer makes tensors of the lists.
 """
 
 from __future__ import annotations
@@ -18,15 +21,16 @@ from core.errors import ConfigError
 
 @dataclass(frozen=True)
 class Row:
-    """What one forward pass sees: segments end to end, T tokens in all.
+    """What one forward pass sees: p shared tokens, then segments end to end, T tokens in all.
 
     Attributes:
         ids: token ids, (T,).
         labels: ``ids`` where learned, -100 elsewhere, (T,); the first token of a segment is never
             learned, since what comes before it belongs to another example.
-        position_ids: 0.. anew in every segment, (T,).
-        lengths: tokens of each segment; they add up to T.
+        position_ids: 0..p-1, then p.. anew in every segment, (T,).
+        lengths: tokens of each segment; with p they add up to T.
         members: index of the example in each segment.
+        shared: p, tokens of the beginning that belongs to all segments.
     """
 
     ids: list[int]
@@ -34,6 +38,12 @@ class Row:
     position_ids: list[int]
     lengths: list[int]
     members: list[int]
+    shared: int = 0
+
+    @property
+    def example_tokens(self) -> int:
+        """Tokens of the examples, the beginning counted with each."""
+        return sum(self.lengths) + self.shared * len(self.lengths)
 
     @property
     def answer_tokens(self) -> int:
@@ -75,16 +85,45 @@ def pack(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
     return rows
 
 
-def make_row(encoded: Sequence[Encoded], members: Sequence[int]) -> Row:
-    """Lay the given examples end to end."""
-    row = Row([], [], [], [], list(members))
+def shared_beginning(encoded: Sequence[Encoded]) -> int:
+    """Return how many leading tokens all examples have in common, none of them learned.
+
+    A segment keeps at least one token that is not learned, because its first token never is; so
+    none that is learned is lost.
+    """
+    if not encoded:
+        return 0
+    first = encoded[0].ids
+    shared = len(first)
+    for e in encoded:
+        shared = min(shared, len(e.ids) - 1)
+        shared = min(
+            shared, next((t for t, y in enumerate(e.labels) if y != IGNORED), shared + 1) - 1
+        )
+        shared = next((t for t in range(shared) if e.ids[t] != first[t]), shared)
+    return max(0, shared)
+
+
+def make_row(encoded: Sequence[Encoded], members: Sequence[int], shared: int = 0) -> Row:
+    """Lay the given examples end to end after the ``shared`` tokens with which all begin."""
+    head = encoded[members[0]].ids[:shared] if members else []
+    row = Row(list(head), [IGNORED] * shared, list(range(shared)), [], list(members), shared)
     for i in members:
-        ids, labels = encoded[i].ids, encoded[i].labels
+        ids, labels = encoded[i].ids[shared:], encoded[i].labels[shared:]
         row.ids.extend(ids)
         row.labels.extend([IGNORED, *labels[1:]] if labels else [])
-        row.position_ids.extend(range(len(ids)))
+        row.position_ids.extend(range(shared, shared + len(ids)))
         row.lengths.append(len(ids))
     return row
+
+
+def pack_rows(encoded: Sequence[Encoded], row_tokens: int, shared: int = 0) -> list[Row]:
+    """Lay all examples in rows of at most ``row_tokens`` tokens, or of the longest example."""
+    if not encoded:
+        return []
+    own = [len(e.ids) - shared for e in encoded]
+    room = max(row_tokens - shared, *own)
+    return [make_row(encoded, members, shared) for members in pack(own, room)]
 
 
 class Schedule:
@@ -105,6 +144,7 @@ class Schedule:
         micro_batch_tokens: int,
         seed: int,
         packing: bool = True,
+        shared: int = 0,
     ) -> None:
         """Plan the steps.
 
@@ -114,6 +154,7 @@ class Schedule:
             micro_batch_tokens: most tokens of a row (one forward pass).
             seed: decides the order.
             packing: whether a row may hold several examples.
+            shared: tokens that a row holds once because all examples begin with them.
 
         Raises:
             ConfigError: if there are no examples, or one is longer than a row.
@@ -125,6 +166,7 @@ class Schedule:
         self._row_tokens = micro_batch_tokens
         self._seed = seed
         self._packing = packing
+        self._shared = shared
         self.steps_per_epoch = count_steps(self._lengths, tokens_per_step)
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
         pack([max(self._lengths)], micro_batch_tokens)  # refuse now rather than in some later step
@@ -137,9 +179,10 @@ class Schedule:
             self._epoch = (epoch, steps)
         members = self._epoch[1][at]
         if not self._packing:
-            return [make_row(self._encoded, [i]) for i in members]
-        packed = pack([self._lengths[i] for i in members], self._row_tokens)
-        return [make_row(self._encoded, [members[i] for i in row]) for row in packed]
+            return [make_row(self._encoded, [i], self._shared) for i in members]
+        own = [self._lengths[i] - self._shared for i in members]
+        packed = pack(own, self._row_tokens - self._shared)
+        return [make_row(self._encoded, [members[i] for i in row], self._shared) for row in packed]
 
 
 def batches(
@@ -170,6 +213,19 @@ def count_steps(lengths: Sequence[int], tokens_per_step: int) -> int:
     mean = total / len(lengths)
     aim = max(tokens_per_step - mean / 2, mean)
     return min(max(1, math.ceil(total / aim)), len(lengths))
+
+
+def largest_step(
+    encoded: Sequence[Encoded], tokens_per_step: int, seed: int, epochs: int, shared: int = 0
+) -> int:
+    """Return the most tokens, shared ones apart, of a step of the first ``epochs`` epochs."""
+    lengths = [len(e.ids) for e in encoded]
+    steps = count_steps(lengths, tokens_per_step)
+    return max(
+        sum(lengths[i] - shared for i in members)
+        for epoch in range(max(1, epochs))
+        for members in assign(lengths, steps, seed, epoch)
+    )
 
 
 def assign(lengths: Sequence[int], steps: int, seed: int, epoch: int) -> list[list[int]]:

@@ -93,7 +93,7 @@ def answers(
     prompts: Sequence[Sequence[Turn]],
     *,
     max_new_tokens: int = 64,
-    batch: int = 8,
+    batch: int = 32,
     on_answer: Callable[[int, str], None] = lambda index, text: None,
     should_stop: ShouldStop = _never,
 ) -> list[str]:

@@ -38,7 +38,7 @@ def mark(
     questions: int = 24,
     max_new_tokens: int = 64,
     max_length: int = 1024,
-    batch: int = 8,
+    batch: int = 32,
     batch_tokens: int = 1024,
     emit: Emit = lambda event: None,
     should_stop: ShouldStop = lambda: False,
@@ -190,7 +190,7 @@ def written_answers(
     examples: Sequence[Example],
     *,
     max_new_tokens: int,
-    batch: int = 8,
+    batch: int = 32,
     on_done: Callable[[float], None] = lambda share: None,
     should_stop: ShouldStop = lambda: False,
 ) -> list[dict[str, Any]]:

@@ -34,13 +34,13 @@ from core.home import CHECKOUT, cache_folder
 from core.objectives.language import chunk_rows
 from core.quant.embedding import ROW_BLOCK
 from core.quant.schemes import Scheme
-from core.quant.weight import QuantizedWeight
+from core.quant.weight import QuantizedWeight, forget_work_space
 from core.whole import write_whole
 
 PROBE_TOKENS = (64, 192)
 PROBE_LEARNED = 32  # answer tokens, few: the logits of a full chunk are counted exactly
 PROBE_RANK = 12
-VERSION = 8
+VERSION = 9
 
 
 class LiveBytes(TorchDispatchMode):
@@ -213,6 +213,7 @@ def _peaks(model: LanguageModel, tokens: int) -> tuple[float, float]:
     for p in model.model.parameters():
         p.grad = None
     gc.collect()
+    forget_work_space()  # a step needs one, so each of these makes (and counts) its own
     labels = torch.full_like(ids, -100)
     labels[: PROBE_LEARNED + 1] = ids[: PROBE_LEARNED + 1]
     with LiveBytes() as live:

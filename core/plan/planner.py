@@ -44,6 +44,8 @@ class Situation:
         fixed: norms, biases, position tables.
         tables: shapes of embedding and head tables (one where tied).
         longest: tokens of the longest example.
+        own: tokens of the largest step, without the beginning that its examples share.
+        shared: tokens of that beginning; every pass holds it once.
         profile_peak: bytes that measuring the layers holds beside process and tables.
         least_profile_peak: the same with the least text to measure on.
     """
@@ -54,6 +56,8 @@ class Situation:
     fixed: int
     tables: list[tuple[int, int]]
     longest: int
+    own: int
+    shared: int
     profile_peak: int
     least_profile_peak: int
     model: str
@@ -63,27 +67,30 @@ class Situation:
 
 @dataclass(frozen=True)
 class _Setting:
-    """How a step runs: checkpointing, tokens of a pass, bits of the tables, part of the ranks.
+    """How a step runs: checkpointing, passes and most tokens of one, bits of the tables, ranks.
 
-    ``keeps_memory``: freed tensors are reused, not given back to the system.
+    ``work``: tokens of all passes. ``keeps_memory``: freed tensors are reused, not given back to
+    the system.
     """
 
     checkpointing: str
+    passes: int
     tokens: int
+    work: int
     table_bits: int
     rank_share: float
     keeps_memory: bool
 
     @property
     def seconds(self) -> float:
-        """Time of a token, of that of the fastest setting; for the order only (docs/log.md).
+        """Time of a step, in that of the products of a token; for the order only (docs/log.md).
 
-        Products take 1 (recomputing a third more, new pages 0.6 more); expanding every weight for
-        each product takes as long as the products of 40 tokens.
+        Recomputing takes a third more, new pages 0.6 more; expanding every weight for each product
+        of a pass takes as long as the products of 40 tokens.
         """
         again = self.checkpointing == "on"
         products = (1.33 if again else 1.0) * (1.0 if self.keeps_memory else 1.6)
-        return products + (3 if again else 2) * 40 / self.tokens
+        return self.work * products + (3 if again else 2) * 40 * self.passes
 
 
 def make_plan(config: RunConfig, situation: Situation) -> Plan:
@@ -137,23 +144,33 @@ def _settings(config: RunConfig, situation: Situation) -> Iterator[_Setting]:
     switches = {"on": ["on"], "off": ["off"]}.get(config.train.checkpointing, ["off", "on"])
     for bits, share in ((16, 1.0), (8, 1.0), (8, 0.5), (8, 0.25)):
         settings = [
-            _Setting(switch, tokens, bits, share, keeps)
-            for tokens in passes
+            _Setting(switch, *size, bits, share, keeps)
+            for size in passes
             for switch in switches
             for keeps in (True, False)
         ]
         yield from sorted(settings, key=lambda s: s.seconds)
 
 
-def _pass_sizes(config: RunConfig, situation: Situation) -> list[int]:
-    """Tokens of one forward pass, large to small; never less than the longest example."""
+def _pass_sizes(config: RunConfig, situation: Situation) -> list[tuple[int, int, int]]:
+    """(passes of a step, most tokens of one, tokens of all), from one pass to many."""
+    own, shared, longest = situation.own, situation.shared, situation.longest
     if config.train.micro_batch_tokens:
-        return [max(config.train.micro_batch_tokens, situation.longest)]
-    sizes, tokens = [], max(config.train.tokens_per_step, situation.longest)
-    while tokens > situation.longest:
-        sizes.append(tokens)
-        tokens //= 2
-    return [*sizes, situation.longest]
+        tokens = max(config.train.micro_batch_tokens, longest)
+        passes = -(-own // max(1, tokens - shared))
+        return [(passes, tokens, own + passes * shared)]
+    sizes = [(1, max(longest, shared + own), shared + own)]
+    slack = (longest - shared) // 2  # whole examples never fill all passes evenly
+    for passes in (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64):
+        tokens = shared + -(-own // passes) + slack
+        if tokens <= longest:
+            break
+        sizes.append((passes, tokens, own + passes * shared))
+    if longest < sizes[-1][1]:
+        # About two thirds of such a pass are filled.
+        passes = -(-3 * own // (2 * (longest - shared)))
+        sizes.append((passes, longest, own + passes * shared))
+    return sizes
 
 
 class _Table:
@@ -288,7 +305,7 @@ class _Table:
             parts=self.sums(setting, solution),
             linears=linears,
             micro_batch=setting.tokens,
-            accumulation=max(1, -(-config.train.tokens_per_step // setting.tokens)),
+            accumulation=setting.passes,
             packing=True,
             checkpointing=setting.checkpointing,
             embedding_bits=setting.table_bits,
@@ -376,7 +393,7 @@ def _suggestion(config: RunConfig, situation: Situation, minimum: int) -> dict[s
     for length in (256, 128, 64, 32):
         if length >= situation.longest:
             continue
-        shorter = _Table(config, replace(situation, longest=length)).minimum()
+        shorter = _Table(config, _shorter(situation, length)).minimum()
         if shorter <= config.budget_bytes:
             return {
                 "suggestion": f"Cut the examples at {length} tokens, or raise the budget to "
@@ -387,3 +404,13 @@ def _suggestion(config: RunConfig, situation: Situation, minimum: int) -> dict[s
         "suggestion": f"Raise the budget to {minimum / MB:.0f} MB.",
         "suggestion_values": {"minimum": str(minimum)},
     }
+
+
+def _shorter(situation: Situation, longest: int) -> Situation:
+    """The same class with its examples cut."""
+    return replace(
+        situation,
+        longest=longest,
+        shared=min(situation.shared, longest - 1),
+        own=min(situation.own, situation.own * longest // situation.longest + longest),
+    )

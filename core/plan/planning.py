@@ -18,7 +18,7 @@ import torch
 from core import modelload
 from core.config import MB, RunConfig
 from core.data.chat import Encoded
-from core.data.packing import make_row
+from core.data.packing import largest_step, make_row
 from core.errors import MemoryBudgetError
 from core.events import Emit, PhaseChanged
 from core.home import cache_folder
@@ -29,6 +29,7 @@ from core.plan.types import Plan
 from core.quant.schemes import Scheme
 
 LEAST_TOKENS = 256  # of the class's text; below, the statistics are too poor to plan on
+EPOCHS_SEEN = 4  # whose largest step counts; a larger one later takes one more pass
 KEPT_PROFILES = 16  # each holds a few vectors of every layer
 
 Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -49,7 +50,12 @@ class Planned:
 
 
 def plan_for(
-    config: RunConfig, path: Path, encoded: Sequence[Encoded], data_sha256: str, emit: Emit
+    config: RunConfig,
+    path: Path,
+    encoded: Sequence[Encoded],
+    shared: int,
+    data_sha256: str,
+    emit: Emit,
 ) -> Planned:
     """Plan a run, measuring the model on the class if that has not been done.
 
@@ -57,6 +63,7 @@ def plan_for(
         config: settings and budget.
         path: local folder of the base model.
         encoded: training examples.
+        shared: tokens with which all of them begin, which a row holds once.
         data_sha256: hash of the frozen data.
         emit: receives the progress.
 
@@ -70,7 +77,7 @@ def plan_for(
     budget = config.budget_bytes * SHARE if config.budget_bytes else float("inf")
     room = budget - process - shape["fixed"] - shape["tables_8"]
     tokens = _calibration_tokens(config, step, shape["pricing"], room)
-    row = calibration_row(encoded, tokens)
+    row = calibration_row(encoded, tokens, shared)
     folder = cache_folder() / "profiles" / _key(config, path, encoded, len(row[0]))
     profile = Profile.load(folder)
     peak = _profile_peak(step, shape, row)
@@ -83,6 +90,14 @@ def plan_for(
         fixed=shape["fixed"],
         tables=shape["tables"],
         longest=longest,
+        own=largest_step(
+            encoded,
+            config.train.tokens_per_step,
+            config.train.seed,
+            EPOCHS_SEEN,
+            shared,
+        ),
+        shared=shared,
         profile_peak=peak,
         least_profile_peak=step.at(max(LEAST_TOKENS, longest), "on") + shape["pricing"],
         model=config.model,
@@ -113,20 +128,21 @@ def plan_for(
     return Planned(make_plan(config, situation), profile, row, tight)
 
 
-def calibration_row(encoded: Sequence[Encoded], tokens: int) -> Rows:
+def calibration_row(encoded: Sequence[Encoded], tokens: int, shared: int = 0) -> Rows:
     """Ids, positions and labels (T,) of about ``tokens`` tokens of examples from all the class."""
     by_hash = sorted(
         range(len(encoded)),
         key=lambda k: hashlib.blake2b(str(encoded[k].ids).encode(), digest_size=8).digest(),
     )
     members: list[int] = []
-    used = 0
+    used = shared
     for k in by_hash:
-        if members and used + len(encoded[k].ids) > tokens:
+        own = len(encoded[k].ids) - shared
+        if members and used + own > tokens:
             continue
         members.append(k)
-        used += len(encoded[k].ids)
-    row = make_row(encoded, members)
+        used += own
+    row = make_row(encoded, members, shared)
     return torch.tensor(row.ids), torch.tensor(row.position_ids), torch.tensor(row.labels)
 
 

@@ -14,6 +14,7 @@ from core import modelload
 from core.data.chat import ChatFormat
 from core.plan.memory import measure_step
 from core.process import resident_bytes, return_free_memory
+from core.quant.weight import forget_work_space
 
 
 def main(arguments: list[str]) -> int:
@@ -26,6 +27,7 @@ def main(arguments: list[str]) -> int:
     parameter.grad = torch.zeros_like(parameter)
     torch.optim.AdamW([parameter], fused=True).step()
     gc.collect()
+    forget_work_space()  # it is counted as part of the step
     return_free_memory()
     sys.stdout.write(json.dumps({"process": resident_bytes(), "step": asdict(step)}) + "\n")
     del chat, tokenizer  # a training process holds them, so they live until it has been measured

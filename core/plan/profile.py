@@ -43,7 +43,7 @@ RANKS = (0, 2, 4, 8, 16, 32)
 # Part of the min-max range that loses least on trained weights at each width; rounding proper
 # searches it group by group.
 CLIPS = {2: 0.7, 3: 0.85, 4: 0.95}
-VERSION = 4  # of what is written to the cache
+VERSION = 5  # of what is written to the cache
 TENSORS = "profile.safetensors"
 
 

@@ -167,6 +167,11 @@ def _work_space(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor
     return space[:size].view(shape)
 
 
+def forget_work_space() -> None:
+    """Give the work space of this thread back; the next expansion makes a new one."""
+    _lent.__dict__.clear()
+
+
 def to_groups(weight: Tensor, group: int) -> Tensor:
     """Reshape (o, i) to (n, g); the last group of a row is padded with zeros where needed."""
     pad = -weight.shape[1] % group

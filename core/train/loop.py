@@ -26,6 +26,7 @@ from core.train.ranks import RankController
 from core.train.verdict import verdict
 
 STRIKES = 3  # steps in a row without finite gradients before the run stops
+LOOKS, CHECKPOINTS = 6, 10  # of a run, unless set otherwise
 PATIENCE = 3  # looks at the quiz loss without a gain before training ends early
 
 
@@ -74,12 +75,12 @@ class Trainer:
     @property
     def eval_every(self) -> int:
         """Steps between two looks at the quiz loss."""
-        return self.config.eval_every or max(1, math.ceil(self.steps / 10))
+        return self.config.eval_every or max(1, math.ceil(self.steps / LOOKS))
 
     @property
     def checkpoint_every(self) -> int:
         """Steps between two checkpoints."""
-        return self.config.checkpoint_every or max(1, math.ceil(self.steps / 10))
+        return self.config.checkpoint_every or max(1, math.ceil(self.steps / CHECKPOINTS))
 
     def run(self, should_stop: Callable[[], str]) -> str:
         """Train to the end; returns ``""``, or ``pause``/``stop`` as soon as a person wishes so.
@@ -88,6 +89,8 @@ class Trainer:
             TrainingError: if loss or gradients stay non-finite.
         """
         p = self.progress
+        if p.step == 0:
+            self._look_at_start()
         while p.step < self.steps and not p.done:
             started = time.monotonic()
             loss = self._step(p.step)
@@ -130,7 +133,7 @@ class Trainer:
             loss = self.model.loss(*self._tensors(row)) * share
             loss.backward()
             total += float(loss.detach())
-            self.progress.tokens += len(row.ids)
+            self.progress.tokens += row.example_tokens
             del loss
         if step == 0:
             self._compare_memory()
@@ -192,6 +195,13 @@ class Trainer:
                 seconds_left=left,
             )
         )
+
+    def _look_at_start(self) -> None:
+        """The quiz loss before the first step, which the charts and the verdict compare with."""
+        nll = self.evaluate()
+        if not math.isnan(nll):
+            self.progress.quiz.append((0, nll))
+            self.emit(Evaluated(0, nll, "base"))
 
     def _look(self) -> None:
         """Evaluate on the quiz; remember the best; say how it goes; end early if it got worse."""

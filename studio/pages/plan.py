@@ -56,11 +56,11 @@ def build(backend: Backend, words: Words, downloads: Downloads) -> None:
             with gr.Row():
                 name = gr.Textbox(label=words("plan.name"), max_lines=1, interactive=True)
                 epochs = gr.Slider(
-                    0.5, 20, step=0.5, label=words("plan.epochs"), interactive=True, value=3
+                    0.5, 20, step=0.5, label=words("plan.epochs"), interactive=True, value=1
                 )
             with gr.Row():
                 rank = gr.Slider(1, 64, step=1, label=words("plan.rank"), interactive=True, value=8)
-                rate = gr.Number(label=words("plan.rate"), interactive=True, value=2e-3)
+                rate = gr.Number(label=words("plan.rate"), interactive=True, value=1e-3)
                 seed = gr.Number(label=words("plan.seed"), interactive=True, precision=0, value=0)
     with gr.Row(elem_classes="nav-row"):
         again = gr.Button(words("plan.again"), elem_id="plan-again")

@@ -7,7 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.data.chat import IGNORED, Encoded
-from core.data.packing import Schedule, assign, batches, count_steps, make_row, pack
+from core.data.packing import (
+    Schedule,
+    assign,
+    batches,
+    count_steps,
+    largest_step,
+    make_row,
+    pack,
+    pack_rows,
+    shared_beginning,
+)
 from core.errors import ConfigError
 
 LENGTHS = st.lists(st.integers(1, 64), min_size=1, max_size=80)
@@ -117,3 +127,49 @@ def test_an_example_longer_than_a_row_is_refused_at_once() -> None:
 def test_no_examples_are_refused() -> None:
     with pytest.raises(ConfigError, match="nothing to learn"):
         Schedule([], tokens_per_step=64, micro_batch_tokens=32, seed=0)
+
+
+def beginning_alike(head: int, own: list[int]) -> list[Encoded]:
+    """Examples that begin with the same tokens; all after the first own one is learned."""
+    found = []
+    for i, n in enumerate(own):
+        ids = [*range(head), *(1000 * (i + 1) + t for t in range(n))]
+        found.append(Encoded(ids, [IGNORED] * (head + 1) + ids[head + 1 :]))
+    return found
+
+
+@given(st.integers(0, 20), st.lists(st.integers(2, 30), min_size=2, max_size=30))
+def test_a_row_holds_the_shared_beginning_once_and_loses_no_answer(
+    head: int, own: list[int]
+) -> None:
+    data = beginning_alike(head, own)
+    shared = shared_beginning(data)
+    assert shared == head
+    rows = pack_rows(data, 64, shared)
+    assert sorted(i for r in rows for i in r.members) == list(range(len(own)))
+    assert sum(r.example_tokens for r in rows) == sum(len(e.ids) for e in data)
+    learned = [y for e in data for y in e.labels if y != IGNORED]
+    assert sorted(y for r in rows for y in r.labels if y != IGNORED) == sorted(learned)
+    for row in rows:
+        assert row.ids[:shared] == data[0].ids[:shared]
+        assert len(row.ids) == len(row.labels) == len(row.position_ids) == shared + sum(row.lengths)
+        assert row.position_ids.count(shared) == len(row.members)
+
+
+def test_no_learned_token_is_part_of_a_shared_beginning() -> None:
+    same = [Encoded([1, 2, 3, 4], [IGNORED, IGNORED, 3, 4])] * 2
+    assert shared_beginning(same) == 1  # token 2 stays: the first own token is never learned
+    assert shared_beginning([]) == 0
+
+
+@given(st.integers(0, 9), st.lists(st.integers(2, 30), min_size=1, max_size=40))
+def test_the_largest_step_bounds_every_step_of_its_epochs(head: int, own: list[int]) -> None:
+    data = beginning_alike(head, own)
+    most = largest_step(data, 128, 3, 2, head)
+    schedule = Schedule(
+        data, tokens_per_step=128, micro_batch_tokens=head + most, seed=3, shared=head
+    )
+    for step in range(2 * schedule.steps_per_epoch):
+        rows = schedule.rows(step)
+        assert len(rows) == 1
+        assert len(rows[0].ids) <= head + most
