@@ -49,7 +49,7 @@ from core.plan.planning import Planned as Found
 from core.plan.planning import plan_for
 from core.plan.rounding import round_linears
 from core.plan.types import LinearPlan, Plan
-from core.process import keep_freed_memory, peak_bytes, return_free_memory
+from core.process import keep_freed_memory, peak_bytes, release
 from core.train import checkpoint
 from core.train.loop import (
     Progress,
@@ -131,7 +131,7 @@ def resume(out: Path, emit: Emit, should_stop: ShouldStop) -> dict[str, Any]:
             raise Stopped("The run was stopped; it can be resumed.")
         trainer.optimizer.state.clear()
         keep_freed_memory(False)
-        return_free_memory()
+        release()
         digest = _keep_best(out, config, trainer)
     measured, trained = peak_bytes(), trainer.progress
     result = {
@@ -149,7 +149,7 @@ def resume(out: Path, emit: Emit, should_stop: ShouldStop) -> dict[str, Any]:
         ),
     }
     del trainer
-    return_free_memory()
+    release()
     with _clock(seconds, "quiz"):
         quiz = _quiz(out, config, lesson, emit, should_stop)
     seconds["total"] = time.monotonic() - started
@@ -285,6 +285,7 @@ def _start(out: Path, config: RunConfig, lesson: Lesson, found: Found, emit: Emi
             embedding_bits=8 if found.tight else 16,
             on_linear=rounded,
         )
+        release()
         model = start_model(
             lesson.path,
             found.plan,
@@ -306,7 +307,7 @@ def _trainer(out: Path, config: RunConfig, plan: Plan, lesson: Lesson, emit: Emi
     model, _ = store.load_stored(out)
     layers = store.adapted(model)
     store.set_triplets(layers, tensors)
-    return_free_memory()
+    release()
     keep_freed_memory(plan.keeps_memory)
     model.set_checkpointing(plan.checkpointing == "on")
     schedule = Schedule(

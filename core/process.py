@@ -8,6 +8,7 @@ hide from it.
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 from pathlib import Path
 
@@ -38,6 +39,12 @@ def peak_bytes() -> int:
     # report the parent's peak.
     unit = 1 if sys.platform == "darwin" else 1024
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
+
+
+def release() -> None:
+    """Free what only cycles still hold (a model and its hooks), and give the pages back."""
+    gc.collect()
+    return_free_memory()
 
 
 def return_free_memory() -> None:

@@ -85,11 +85,11 @@ class _Setting:
     def seconds(self) -> float:
         """Time of a step, in that of the products of a token; for the order only (docs/log.md).
 
-        Recomputing takes a third more, new pages 0.6 more; expanding every weight for each product
-        of a pass takes as long as the products of 40 tokens.
+        Recomputing takes half as much again, new pages 0.6 more; expanding every weight for each
+        product of a pass takes as long as the products of 40 tokens.
         """
         again = self.checkpointing == "on"
-        products = (1.33 if again else 1.0) * (1.0 if self.keeps_memory else 1.6)
+        products = (1.5 if again else 1.0) * (1.0 if self.keeps_memory else 1.6)
         return self.work * products + (3 if again else 2) * 40 * self.passes
 
 

@@ -26,6 +26,7 @@ from core.plan.memory import StepBytes, probe
 from core.plan.planner import SHARE, Situation, make_plan, minimum_budget
 from core.plan.profile import VERSION, WIDTHS, Profile, measure, unknown_prices
 from core.plan.types import Plan
+from core.process import release
 from core.quant.schemes import Scheme
 
 LEAST_TOKENS = 256  # of the class's text; below, the statistics are too poor to plan on
@@ -123,6 +124,7 @@ def plan_for(
             widths=WIDTHS,
             embedding_bits=8 if tight else 16,
         )
+        release()
         situation = replace(situation, prices=profile.prices)
     emit(PhaseChanged("plan"))
     return Planned(make_plan(config, situation), profile, row, tight)

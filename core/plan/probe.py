@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
 from dataclasses import asdict
@@ -13,7 +12,7 @@ import torch
 from core import modelload
 from core.data.chat import ChatFormat
 from core.plan.memory import measure_step
-from core.process import resident_bytes, return_free_memory
+from core.process import release, resident_bytes
 from core.quant.weight import forget_work_space
 
 
@@ -26,9 +25,8 @@ def main(arguments: list[str]) -> int:
     parameter = torch.nn.Parameter(torch.zeros(64, 64))
     parameter.grad = torch.zeros_like(parameter)
     torch.optim.AdamW([parameter], fused=True).step()
-    gc.collect()
     forget_work_space()  # it is counted as part of the step
-    return_free_memory()
+    release()
     sys.stdout.write(json.dumps({"process": resident_bytes(), "step": asdict(step)}) + "\n")
     del chat, tokenizer  # a training process holds them, so they live until it has been measured
     return 0
