@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.settings import DEFAULT_VARIANTS, OURS, PEERS, RESULT, VARIANTS, Job
+from benchmarks.settings import DEFAULT_VARIANTS, OURS, OWN, PEERS, RESULT, VARIANTS, Job
 from benchmarks.table import MEASURES, as_json, as_markdown
 from core import doctor, models
 from core.config import DataConfig, RunConfig, parse_size
@@ -108,7 +108,7 @@ def prepare(options: argparse.Namespace, work: Path) -> Bench:
 
 def learning_rate(options: argparse.Namespace, variant: str) -> float:
     """Return the peak learning rate of a variant."""
-    if variant == OURS:
+    if variant in OWN:
         return float(options.lr)
     is_adalora = PEERS[variant].method == "adalora"
     return float(options.adalora_lr if is_adalora else options.peer_lr)
@@ -141,7 +141,7 @@ def environment(job: Job, base: Mapping[str, str]) -> dict[str, str]:
     that their users have.
     """
     ours = child_environment(_untuned(base))
-    if job.variant == OURS:
+    if job.variant in OWN:
         return {**ours, "STUDIO_HOME": str(Path(job.out) / "state")}
     return _untuned(ours)
 
@@ -169,7 +169,7 @@ def finished(job: Job) -> dict[str, Any] | None:
 
 def command(job: Job) -> list[str]:
     """Return the command line of a job's process."""
-    module = "our_process" if job.variant == OURS else "peer_process"
+    module = "our_process" if job.variant in OWN else "peer_process"
     return [sys.executable, "-m", f"benchmarks.{module}", str(Path(job.out) / "job.json")]
 
 
@@ -240,7 +240,7 @@ def describe(
         "seeds": " ".join(map(str, options.seeds)),
         "budget_of_ours": f"{options.budget_bytes / 1e6:.0f} MB" if options.budget else "none",
         "examples_per_step": next(
-            (r["examples_per_step"] for r in done if r["variant"] != OURS), ""
+            (r["examples_per_step"] for r in done if r["variant"] not in OWN), ""
         ),
     }
     data = {
@@ -250,7 +250,7 @@ def describe(
         "quiz_questions": len(bench.sides.quiz),
         "sha256": bench.sides.sha256,
     }
-    base: dict[str, Any] = next((run["base"] for run in done if run["variant"] == OURS), {})
+    base: dict[str, Any] = next((run["base"] for run in done if run["variant"] in OWN), {})
     return {"machine": machine, "settings": settings, "data": data, "base": base, "runs": runs}
 
 

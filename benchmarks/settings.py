@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 OURS = "adaq"
+UNLIMITED = "adaq-unlimited"  # ours without a budget: as fast as it can
+OWN = (OURS, UNLIMITED)
 QLORA = ("qlora-bf16", "qlora-fp32")
 RESULT = "result.json"  # what a process writes into its folder
 
@@ -41,8 +43,12 @@ PEERS: dict[str, Peer] = {
     "adalora-fp32": Peer("adalora", "float32", False, "PEFT AdaLoRA, weights in float32"),
     "adalora-bf16": Peer("adalora", "bfloat16", False, "PEFT AdaLoRA, weights in bfloat16"),
 }
-VARIANTS = (OURS, *PEERS)
-NOTES = {OURS: "Edu-ADAQ-LoRA, this engine", **{name: peer.note for name, peer in PEERS.items()}}
+VARIANTS = (*OWN, *PEERS)
+NOTES = {
+    OURS: "Edu-ADAQ-LoRA, this engine, under the budget",
+    UNLIMITED: "the same without a budget",
+    **{name: peer.note for name, peer in PEERS.items()},
+}
 # AdaLoRA is given the type that suits a CPU without bfloat16 instructions, unless asked.
 DEFAULT_VARIANTS = tuple(v for v in VARIANTS if v != "adalora-bf16")
 
@@ -63,7 +69,7 @@ class Job:
         tokens_per_step: tokens of one optimizer step of ours, on average; from it follows the
             batch of the peers, in examples.
         max_length: longest example in tokens; longer answers are cut.
-        budget_bytes: of ours; 0 for none.
+        budget_bytes: of :data:`OURS`; 0 for none.
         questions: quiz questions answered in writing.
         max_new_tokens: longest written answer, in tokens.
     """

@@ -23,6 +23,8 @@ _QUIET = {
     # other as soon as anything else runs, those that only sleep wake too late (docs/log.md).
     "GOMP_SPINCOUNT": "5000",
     "PYTHONUTF8": "1",
+    # What a child says last is the most telling, and a crash drops what it still holds back.
+    "PYTHONUNBUFFERED": "1",
 }
 
 # glibc raises its mmap threshold after the first large free and then keeps freed tensors in the
