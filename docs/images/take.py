@@ -32,6 +32,7 @@ README = (
     ("try", "zh", "dark"),
     ("share", "en", "light"),
 )
+QUESTION = "Dakar is the capital of which country?"
 RUN_MS = 15 * 60_000
 PLAN_MS = 5 * 60_000
 SHARE_TRAINED = 0.7  # how far the run is when the training page is taken
@@ -125,9 +126,8 @@ def take(browser: Browser, url: str, step: str, language: str, look: str, out: P
 
 
 def ask(page: Page) -> None:
-    """Ask both models a question that the quiz found to be answered better now."""
-    question = page.locator("#quiz details[open] h3").first.inner_text()
-    page.locator("#message-box textarea").fill(question)
+    """Ask both models a question of the quiz that only the tuned one knows."""
+    page.locator("#message-box textarea").fill(QUESTION)
     page.keyboard.press("Enter")
     for which in ("base", "tuned"):
         answer = page.locator(f"#chat-{which} .bot").last
