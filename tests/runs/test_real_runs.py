@@ -13,8 +13,9 @@ import pytest
 from core.runs.folder import read_events_from, read_json, write_wish
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+STEPS = 64  # so many that a wish is heard before the last one
 SETTINGS = (
-    *("--steps", "8", "--checkpoint-every", "2", "--eval-every", "4"),
+    *("--steps", str(STEPS), "--checkpoint-every", "4", "--eval-every", "16"),
     *("--calibration-tokens", "64", "--max-length", "64", "--tokens-per-step", "64"),
     *("--quiz-share", "0", "--seed", "5", "--json"),
 )
@@ -79,7 +80,7 @@ def test_the_result_has_what_the_contract_names(undisturbed):
     names = {"run", "status", "steps", "predicted_peak_bytes", "measured_peak_bytes"}
     names |= {"budget_bytes", "tokens_per_second", "seconds", "quiz", "adapter_sha256"}
     assert names <= set(undisturbed)
-    assert undisturbed["steps"] == 8
+    assert undisturbed["steps"] == STEPS
     assert undisturbed["seconds"]["total"] > 0
     assert undisturbed["measured_peak_bytes"] > 100_000_000
 
@@ -98,7 +99,7 @@ def reached(kind, **values):
         pytest.param(reached("plan"), id="planned"),
         pytest.param(reached("step", step=1), id="before the first checkpoint"),
         pytest.param(reached("checkpoint", step=4), id="after a checkpoint"),
-        pytest.param(reached("step", step=8), id="last step"),
+        pytest.param(reached("step", step=STEPS), id="last step"),
     ],
 )
 def test_a_run_killed_at_any_moment_gives_the_same_adapter(
@@ -116,8 +117,8 @@ def test_a_run_killed_at_any_moment_gives_the_same_adapter(
     code, again = outcome(command("resume", folder, "--json"))
     assert (code, again) == (0, result)
     done = [event["step"] for event in events(folder) if event["kind"] == "step"]
-    assert max(done) == 8
-    assert set(range(1, 9)) <= set(done)
+    assert max(done) == STEPS
+    assert set(range(1, STEPS + 1)) <= set(done)
 
 
 @pytest.mark.slow
@@ -130,12 +131,12 @@ def test_a_run_that_waits_gives_the_same_adapter(tiny, csv, tmp_path, undisturbe
     code, document = outcome(child)
     assert (code, document["status"]) == (130, "stopped")
     done = [event["step"] for event in events(folder) if event["kind"] == "step"]
-    assert 2 <= max(done) < 8
+    assert 2 <= max(done) < STEPS
     code, result = outcome(command("resume", folder, "--json"))
     assert code == 0
     assert result["adapter_sha256"] == undisturbed["adapter_sha256"]
     done = [event["step"] for event in events(folder) if event["kind"] == "step"]
-    assert done == list(range(1, 9))  # nothing was done twice
+    assert done == list(range(1, STEPS + 1))  # nothing was done twice
 
 
 @pytest.mark.slow
