@@ -21,7 +21,7 @@ from core.events import Event, PhaseChanged, StepDone
 def run_config(job: Job) -> RunConfig:
     """Return our settings for a job.
 
-    Like the peers it trains to the last step, and looks at the quiz only then.
+    Like the peers it trains to the last step; it looks at the quiz before the first and after it.
     """
     return RunConfig(
         model=job.model,

@@ -14,14 +14,17 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from core.home import CHECKOUT
 
-LONGEST = 120  # seconds after which a start has failed
+LONGEST = 60  # seconds after which a start has failed
 
 
-def start_once() -> float:
-    """Start the studio on a free port; return the seconds to its first page.
+@contextmanager
+def started_studio() -> Iterator[int]:
+    """Start the studio on a free port; yield its process id once it has served a page.
 
     Raises:
         RuntimeError: if it ends or serves nothing.
@@ -40,16 +43,23 @@ def start_once() -> float:
             if studio.poll() is not None or time.monotonic() - begun > LONGEST:
                 raise RuntimeError("The studio served no page; start it with python launch.py.")
             time.sleep(0.05)
-        return time.monotonic() - begun
+        yield studio.pid
     finally:
         studio.terminate()
         studio.wait(20)
 
 
+def start_once() -> float:
+    """Seconds from the command to the first page."""
+    begun = time.monotonic()
+    with started_studio():
+        return time.monotonic() - begun
+
+
 def _serves(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
-            return bool(answer.status == 200)
+            return bool(answer.status == 200 and b"<html" in answer.read().lower())
     except (urllib.error.URLError, ConnectionError):
         return False
 

@@ -22,14 +22,14 @@ from torch import Tensor
 from core import methods, modelload, models
 from core.adapters import store
 from core.adapters.start import start_model
-from core.config import MB, RunConfig
+from core.config import RunConfig
 from core.data import frozen
 from core.data.chat import ChatFormat, Encoded
 from core.data.ingest import read_isolated
 from core.data.packing import Schedule, pack_rows, shared_beginning
 from core.data.split import Split, split
 from core.data.types import Example
-from core.errors import DataError, MemoryBudgetError, Stopped
+from core.errors import DataError, Stopped
 from core.evaluate.generate import answer
 from core.evaluate.marks import mark_run
 from core.events import (
@@ -46,7 +46,7 @@ from core.events import (
     SampleAnswer,
 )
 from core.plan.planning import Planned as Found
-from core.plan.planning import plan_for
+from core.plan.planning import does_not_fit, plan_for
 from core.plan.rounding import round_linears
 from core.plan.types import LinearPlan, Plan
 from core.process import keep_freed_memory, peak_bytes, release
@@ -69,7 +69,10 @@ SAMPLE_TOKENS = 40
 
 @dataclass
 class Lesson:
-    """The class as the model sees it: encoded examples of both sides and what encodes them."""
+    """The class as the model sees it: encoded examples of both sides and what encodes them.
+
+    ``shared``: tokens with which all training examples begin and which a row holds once.
+    """
 
     path: Path
     tokenizer: Any
@@ -77,6 +80,7 @@ class Lesson:
     train: list[Encoded]
     quiz: list[Encoded]
     split: Split
+    shared: int
 
 
 def plan_run(config: RunConfig, emit: Emit) -> Plan:
@@ -192,7 +196,7 @@ def _lesson(config: RunConfig, sides: Split, emit: Emit) -> Lesson:
         )
     tokens = sum(len(e.ids) for e in train)
     emit(DataFrozen(len(train), len(quiz), sides.sha256, tokens, answers))
-    return Lesson(path, tokenizer, chat, train, quiz, sides)
+    return Lesson(path, tokenizer, chat, train, quiz, sides, _beginning(path, train))
 
 
 def _encoded(
@@ -231,8 +235,7 @@ def _beginning(path: Path, encoded: list[Encoded]) -> int:
 
 
 def _found(config: RunConfig, lesson: Lesson, emit: Emit) -> Found:
-    shared = _beginning(lesson.path, lesson.train)
-    return plan_for(config, lesson.path, lesson.train, shared, lesson.split.sha256, emit)
+    return plan_for(config, lesson.path, lesson.train, lesson.shared, lesson.split.sha256, emit)
 
 
 def _kept_plan(out: Path, config: RunConfig, lesson: Lesson, emit: Emit) -> Plan:
@@ -249,11 +252,7 @@ def _kept_plan(out: Path, config: RunConfig, lesson: Lesson, emit: Emit) -> Plan
     found = _found(config, lesson, emit)
     plan = found.plan
     if not plan.feasible:
-        raise MemoryBudgetError(
-            f"The run does not fit into {config.budget_bytes / MB:.0f} MB.",
-            minimum_budget_bytes=plan.minimum_budget_bytes,
-            action=plan.suggestion,
-        )
+        raise does_not_fit(config.budget_bytes, plan.minimum_budget_bytes, plan.suggestion)
     emit(Planned(plan.to_json()))
     write_whole(kept, json.dumps(plan.to_json(), indent=1))
     _start(out, config, lesson, found, emit)
@@ -316,7 +315,7 @@ def _trainer(out: Path, config: RunConfig, plan: Plan, lesson: Lesson, emit: Emi
         micro_batch_tokens=plan.micro_batch,
         seed=config.train.seed,
         packing=plan.packing,
-        shared=_beginning(lesson.path, lesson.train),
+        shared=lesson.shared,
     )
     steps = config.train.steps or max(
         LEAST_STEPS, math.ceil(config.train.epochs * schedule.steps_per_epoch)

@@ -42,13 +42,8 @@ def peak_bytes() -> int:
 
 
 def release() -> None:
-    """Free what only cycles still hold (a model and its hooks), and give the pages back."""
+    """Free what only cycles still hold (a model and its hooks); give freed pages back (glibc)."""
     gc.collect()
-    return_free_memory()
-
-
-def return_free_memory() -> None:
-    """Ask the C library to give freed pages back to the system (glibc only)."""
     if sys.platform == "linux":
         try:
             ctypes.CDLL("libc.so.6").malloc_trim(0)

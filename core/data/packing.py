@@ -96,10 +96,8 @@ def shared_beginning(encoded: Sequence[Encoded]) -> int:
     first = encoded[0].ids
     shared = len(first)
     for e in encoded:
-        shared = min(shared, len(e.ids) - 1)
-        shared = min(
-            shared, next((t for t, y in enumerate(e.labels) if y != IGNORED), shared + 1) - 1
-        )
+        unlearned = next((t for t, y in enumerate(e.labels) if y != IGNORED), len(e.ids))
+        shared = min(shared, unlearned - 1)
         shared = next((t for t in range(shared) if e.ids[t] != first[t]), shared)
     return max(0, shared)
 

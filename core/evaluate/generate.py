@@ -23,6 +23,7 @@ from core.errors import DataError
 OnText = Callable[[str], None]
 ShouldStop = Callable[[], object]  # anything true stops
 _BROKEN = "\ufffd"  # what a decoder writes for a piece of a character
+BATCH = 32  # answers written at once; more hardly take longer than one
 _LONGEST_CHARACTER = 8  # tokens; after so many a replacement character is really meant
 
 
@@ -93,7 +94,7 @@ def answers(
     prompts: Sequence[Sequence[Turn]],
     *,
     max_new_tokens: int = 64,
-    batch: int = 32,
+    batch: int = BATCH,
     on_answer: Callable[[int, str], None] = lambda index, text: None,
     should_stop: ShouldStop = _never,
 ) -> list[str]:

@@ -20,7 +20,7 @@ from core.data.chat import IGNORED, ChatFormat
 from core.data.types import Example
 from core.errors import DataError
 from core.evaluate import metrics
-from core.evaluate.generate import answers
+from core.evaluate.generate import BATCH, answers
 from core.events import Emit, PhaseChanged
 from core.modelload import hidden_states, logits_of
 
@@ -38,7 +38,7 @@ def mark(
     questions: int = 24,
     max_new_tokens: int = 64,
     max_length: int = 1024,
-    batch: int = 32,
+    batch: int = BATCH,
     batch_tokens: int = 1024,
     emit: Emit = lambda event: None,
     should_stop: ShouldStop = lambda: False,
@@ -190,7 +190,7 @@ def written_answers(
     examples: Sequence[Example],
     *,
     max_new_tokens: int,
-    batch: int = 32,
+    batch: int = BATCH,
     on_done: Callable[[float], None] = lambda share: None,
     should_stop: ShouldStop = lambda: False,
 ) -> list[dict[str, Any]]:

@@ -108,11 +108,8 @@ def plan_for(
     if profile is None:
         if process + shape["fixed"] + shape["tables_8"] + peak > budget:
             minimum = minimum_budget(config, situation)
-            raise MemoryBudgetError(
-                f"The run does not fit into {config.budget_bytes / MB:.0f} MB.",
-                minimum_budget_bytes=minimum,
-                action=f"Raise the budget to {minimum / MB:.0f} MB.",
-            )
+            action = f"Raise the budget to {minimum / MB:.0f} MB."
+            raise does_not_fit(config.budget_bytes, minimum, action)
         _forget_old(folder.parent)
         profile = measure(
             path,
@@ -128,6 +125,15 @@ def plan_for(
         situation = replace(situation, prices=profile.prices)
     emit(PhaseChanged("plan"))
     return Planned(make_plan(config, situation), profile, row, tight)
+
+
+def does_not_fit(budget_bytes: int, minimum_budget_bytes: int, action: str) -> MemoryBudgetError:
+    """The error for a budget (bytes) under the smallest that works."""
+    return MemoryBudgetError(
+        f"The run does not fit into {budget_bytes / MB:.0f} MB.",
+        minimum_budget_bytes=minimum_budget_bytes,
+        action=action,
+    )
 
 
 def calibration_row(encoded: Sequence[Encoded], tokens: int, shared: int = 0) -> Rows:
