@@ -18,6 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
 from core import modelload
+from core.adapters import attention
+from core.adapters.blocks import FusedBlock, fuse_block
 from core.objectives.language import answer_loss, answer_losses
 from core.quant.embedding import QuantizedEmbedding, QuantizedHead
 from core.quant.schemes import Scheme
@@ -73,6 +75,7 @@ class LanguageModel:
     dtype: torch.dtype
     device: torch.device
     _checkpointed: dict[int, Any] = field(default_factory=dict)
+    _fused: dict[int, FusedBlock] = field(default_factory=dict)
 
     def hidden(self, ids: Tensor, positions: Tensor) -> Tensor:
         """Last hidden states (T, d) of a packed row; ids and positions (T,).
@@ -81,10 +84,12 @@ class LanguageModel:
         the beginning of every example. For p = 0, without a cache and without a mask,
         ``transformers`` keeps the examples apart exactly; with a cache they leak into each other.
         """
+        packed = self.model.config._attn_implementation == attention.NAME
+        mask = attention.bounds_of(positions) if packed else self._mask(positions)
         out = self.inner(
             input_ids=ids[None],
             position_ids=positions[None],
-            attention_mask=self._mask(positions),
+            attention_mask=mask,
             use_cache=False,
         )
         hidden: Tensor = out.last_hidden_state[0]
@@ -120,13 +125,48 @@ class LanguageModel:
         return answer_losses(hidden, self.head, shifted(labels), **self._head())
 
     def set_checkpointing(self, on: bool) -> None:
-        """Recompute each block in the backward pass (``on``), or keep its activations."""
+        """Recompute every block in the backward pass (``on``), or none."""
+        self.recompute(len(self.blocks) if on else 0)
+
+    def recompute(self, blocks: int) -> None:
+        """Recompute the first ``blocks`` blocks in the backward pass; keep the others' activations.
+
+        The first ones, because the backward pass comes to them last, when what the others keep is
+        gone.
+        """
         for k, block in enumerate(self.blocks):
+            on = k < blocks
             if on and k not in self._checkpointed:
                 self._checkpointed[k] = block.forward
                 block.forward = _recomputed(block.forward)
             elif not on and k in self._checkpointed:
                 block.forward = self._checkpointed.pop(k)
+            if k in self._fused:
+                self._fused[k].keep.recomputed = on
+
+    @property
+    def fused(self) -> bool:
+        """Whether the blocks compute as :mod:`core.adapters.blocks` describes."""
+        return bool(self._fused)
+
+    def fuse(self) -> None:
+        """Let blocks of a known shape keep less for the backward pass; others stay as they are."""
+        config = self.model.config
+        activation = str(
+            getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", "")
+        )
+        found = {k: fuse_block(block, k, activation) for k, block in enumerate(self.blocks)}
+        self._fused = {k: fused for k, fused in found.items() if fused is not None}
+        if self._fused and config._attn_implementation == "sdpa":
+            self.model.set_attn_implementation(attention.NAME)
+
+    def unfuse(self) -> None:
+        """Give the blocks back the computation of ``transformers``."""
+        for fused in self._fused.values():
+            fused.undo()
+        if self._fused and self.model.config._attn_implementation == attention.NAME:
+            self.model.set_attn_implementation("sdpa")
+        self._fused = {}
 
     def shorten(self, blocks: int) -> Callable[[], None]:
         """Run only the first ``blocks`` blocks until the returned function is called."""
@@ -242,7 +282,7 @@ def assemble(
     head, head_bias = _place_embeddings(model, weights, table, parts.tied, (device, dtype))
     _materialise_rest(model, weights, device, dtype)
     model.eval()
-    return LanguageModel(
+    built = LanguageModel(
         model,
         parts.inner,
         head,
@@ -253,6 +293,8 @@ def assemble(
         dtype,
         device,
     )
+    built.fuse()
+    return built
 
 
 def _reader(

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core import methods, modelload, models
+from core import methods, modelload, models, workspace
 from core.adapters import store
 from core.adapters.start import start_model
 from core.config import RunConfig
@@ -49,7 +49,7 @@ from core.plan.planning import Planned as Found
 from core.plan.planning import does_not_fit, plan_for
 from core.plan.rounding import round_linears
 from core.plan.types import LinearPlan, Plan
-from core.process import keep_freed_memory, peak_bytes, release
+from core.process import peak_bytes, release
 from core.train import checkpoint
 from core.train.loop import (
     Progress,
@@ -134,7 +134,7 @@ def resume(out: Path, emit: Emit, should_stop: ShouldStop) -> dict[str, Any]:
         if trainer.run(should_stop):
             raise Stopped("The run was stopped; it can be resumed.")
         trainer.optimizer.state.clear()
-        keep_freed_memory(False)
+        workspace.forget()
         release()
         digest = _keep_best(out, config, trainer)
     measured, trained = peak_bytes(), trainer.progress
@@ -307,8 +307,7 @@ def _trainer(out: Path, config: RunConfig, plan: Plan, lesson: Lesson, emit: Emi
     layers = store.adapted(model)
     store.set_triplets(layers, tensors)
     release()
-    keep_freed_memory(plan.keeps_memory)
-    model.set_checkpointing(plan.checkpointing == "on")
+    model.recompute(plan.recomputed)
     schedule = Schedule(
         lesson.train,
         tokens_per_step=config.train.tokens_per_step,

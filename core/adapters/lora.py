@@ -12,12 +12,70 @@ m (R), V (R, i).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from core.quant.weight import QuantizedWeight
+from core.workspace import frame
+
+# Gradients of (U, s, V); None where the adapter is empty.
+TripletGradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+def adapted_product(x: Tensor, layer: AdapterLinear, out: Tensor | None = None) -> Tensor:
+    """Return y (N, o) of x (N, i), written to ``out`` or to a new tensor."""
+    with frame() as room:
+        y = torch.mm(x, layer.quantized.expanded(room, x.dtype).t(), out=out)
+    if layer.rank:
+        U, s, V = (t.detach().to(x.dtype) for t in (layer.U, layer.s, layer.V))
+        y.addmm_((x @ V.t()).mul_(s * layer.m.to(x.dtype)), U.t())
+    if layer.bias is not None:
+        y.add_(layer.bias.to(x.dtype))
+    return y
+
+
+def adapted_gradients(
+    dy: Tensor,
+    x: Tensor,
+    layer: AdapterLinear,
+    *,
+    add_to: Tensor | None = None,
+    out: Tensor | None = None,
+    needed: bool = True,
+) -> tuple[Tensor | None, TripletGradients]:
+    """Gradients of the input (N, i) and of the triplets.
+
+    Adds dL/d(s*m) to ``layer.gate_gradient``, also for masked triplets.
+
+    Args:
+        dy: gradient of y (N, o).
+        x: input (N, i).
+        layer: what was applied to it.
+        add_to: gradient of the same input from elsewhere; this one is added to it, in place.
+        out: where the gradient of the input is written; None: to a new tensor.
+        needed: whether the gradient of the input is asked for.
+    """
+    dx = add_to
+    if needed:
+        with frame() as room:
+            weight = layer.quantized.expanded(room, dy.dtype)
+            dx = torch.mm(dy, weight, out=out) if dx is None else dx.addmm_(dy, weight)
+    if not layer.rank:
+        return dx, (None, None, None)
+    U, s, V = (t.detach() for t in (layer.U, layer.s, layer.V))
+    Ux, Vx, gate = U.to(x.dtype), V.to(x.dtype), (s * layer.m).to(x.dtype)  # noqa: N806
+    p = x @ Vx.t()  # (N, R)
+    t = dy @ Ux  # (N, R)
+    d_gate = (t * p).sum(0).to(s.dtype)  # (R,), also of masked triplets
+    layer.gate_gradient = d_gate if layer.gate_gradient is None else layer.gate_gradient + d_gate
+    dU = dy.t() @ p.mul_(gate)  # (o, R)
+    t.mul_(gate)
+    dV = t.t() @ x  # (R, i)
+    if dx is not None:
+        dx.addmm_(t, Vx)
+    return dx, (dU.to(U.dtype), d_gate * layer.m, dV.to(V.dtype))
 
 
 class _AdaptedLinear(torch.autograd.Function):
@@ -28,55 +86,40 @@ class _AdaptedLinear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        layer: AdapterLinear,
-        U: Tensor,
-        s: Tensor,
-        V: Tensor,
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, layer: AdapterLinear, *triplets: Tensor) -> Tensor:
         ctx.layer = layer
-        ctx.save_for_backward(x, U, s, V)
-        flat = x.reshape(-1, x.shape[-1])  # (N, i)
-        y = flat @ layer.quantized.lent(x.dtype).t()  # (N, o)
-        if s.numel():
-            gate = (s * layer.m).to(x.dtype)
-            y.addmm_((flat @ V.to(x.dtype).t()).mul_(gate), U.to(x.dtype).t())
-        if layer.bias is not None:
-            y.add_(layer.bias.to(x.dtype))
+        ctx.save_for_backward(x if layer.keeper is None else layer.keeper.input_of(layer, x))
+        y = adapted_product(x.reshape(-1, x.shape[-1]), layer)
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        layer: AdapterLinear = ctx.layer
-        x, U, s, V = ctx.saved_tensors
-        flat, grad = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
-        dx = grad @ layer.quantized.lent(dy.dtype) if ctx.needs_input_grad[0] else None
-        if not s.numel():
-            return None if dx is None else dx.view(x.shape), None, None, None, None
-        Ux, Vx = U.to(x.dtype), V.to(x.dtype)  # noqa: N806
-        gate = (s * layer.m).to(x.dtype)
-        p = flat @ Vx.t()  # (N, R)
-        t = grad @ Ux  # (N, R)
-        d_gate = (t * p).sum(0).to(s.dtype)  # (R,), also of masked triplets
-        layer.gate_gradient = (
-            d_gate if layer.gate_gradient is None else layer.gate_gradient + d_gate
-        )
-        dU = grad.t() @ p.mul_(gate)  # (o, R)
-        t.mul_(gate)
-        dV = t.t() @ flat  # (R, i)
-        if dx is not None:
-            dx.addmm_(t, Vx)
-            dx = dx.view(x.shape)
-        return dx, None, dU.to(U.dtype), d_gate * layer.m, dV.to(V.dtype)
+        (kept,) = ctx.saved_tensors
+        with frame() as room:
+            x = kept if kept.dtype == dy.dtype else room.like(kept, dy.dtype).copy_(kept)
+            dx, triplets = adapted_gradients(
+                dy.reshape(-1, dy.shape[-1]),
+                x.reshape(-1, x.shape[-1]),
+                ctx.layer,
+                needed=ctx.needs_input_grad[0],
+            )
+        return None if dx is None else dx.view(x.shape), None, *triplets
+
+
+class Keeper(Protocol):
+    """Keeps what a layer needs for the backward pass in a smaller form."""
+
+    def input_of(self, layer: AdapterLinear, x: Tensor) -> Tensor:
+        """What stands for the layer's input x (..., i)."""
+        ...
 
 
 class AdapterLinear(nn.Module):
     """A frozen linear layer (o, i) with a triplet adapter of rank R.
 
     ``gate_gradient`` (R,) gathers dL/d(s*m) of the present optimizer step, masked triplets
-    included: that is what lets a masked triplet be judged and revived.
+    included: that is what lets a masked triplet be judged and revived. ``keeper`` holds the input
+    for the backward pass; None: autograd, as it is.
     """
 
     m: Tensor
@@ -97,6 +140,7 @@ class AdapterLinear(nn.Module):
         self.V = nn.Parameter(torch.zeros(0, self.in_features, device=device))
         self.register_buffer("m", torch.zeros(0, device=device))
         self.gate_gradient: Tensor | None = None
+        self.keeper: Keeper | None = None
 
     @property
     def rank(self) -> int:
@@ -107,6 +151,11 @@ class AdapterLinear(nn.Module):
     def active_rank(self) -> int:
         """Triplets that take part (m > 0)."""
         return int((self.m > 0).sum())
+
+    @property
+    def triplets(self) -> tuple[Tensor, Tensor, Tensor]:
+        """U, s, V: what is trained."""
+        return self.U, self.s, self.V
 
     def set_triplets(self, U: Tensor, s: Tensor, V: Tensor, m: Tensor | None = None) -> None:
         """Replace the adapter by U (o, R), s (R), V (R, i) and, if given, m (R)."""
@@ -119,9 +168,7 @@ class AdapterLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., i) to (..., o)."""
-        y: Tensor = _AdaptedLinear.apply(  # type: ignore[no-untyped-call]
-            x, self, self.U, self.s, self.V
-        )
+        y: Tensor = _AdaptedLinear.apply(x, self, *self.triplets)  # type: ignore[no-untyped-call]
         return y
 
     def delta(self) -> Tensor:

@@ -203,6 +203,7 @@ def load_adapted(path: Path, *, merged: bool = True) -> tuple[Any, Any, ChatForm
 
 def make_dense(model: LanguageModel) -> None:
     """Replace adapted layers by plain linear layers with the effective weight."""
+    model.unfuse()
     for name, layer in adapted(model).items():
         dense = torch.nn.Linear(
             layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta"

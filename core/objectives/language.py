@@ -16,6 +16,7 @@ from torch import Tensor
 
 from core.quant.embedding import row_blocks
 from core.quant.weight import QuantizedWeight
+from core.workspace import Frame, frame
 
 # Memory of the logits of one chunk. Every chunk expands the stored head twice, so that larger
 # chunks are faster; one tensor of this size lives at a time (two with a softcap).
@@ -45,13 +46,14 @@ class _ChunkedLoss(torch.autograd.Function):
         losses = []
         for a in range(0, n, chunk):
             h, y = hidden[a : a + chunk], targets[a : a + chunk]
-            logits = _logits(h, table, bias, scale, softcap)  # (k, v) fp32
-            lse = _logsumexp(logits)
-            losses.append(lse - logits.gather(1, y[:, None])[:, 0])
-            if gradient is not None:
-                gradient[a : a + chunk] = _hidden_gradient(
-                    logits, lse, y, table, scale, softcap, hidden.dtype
-                ).div_(n)
+            with frame() as room:
+                logits = _logits(room, h, table, bias, scale, softcap)  # (k, v) fp32
+                lse = _logsumexp(logits)
+                losses.append(lse - logits.gather(1, y[:, None])[:, 0])
+                if gradient is not None:
+                    gradient[a : a + chunk] = _hidden_gradient(
+                        logits, lse, y, table, scale, softcap, hidden.dtype
+                    ).div_(n)
         ctx.save_for_backward(gradient)
         return torch.cat(losses).mean()
 
@@ -108,17 +110,24 @@ def answer_losses(
     chunk = chunk_rows(table.out_features)
     parts = []
     for a in range(0, len(y), chunk):
-        logits = _logits(h[a : a + chunk], table, bias, scale, softcap)
-        parts.append(_logsumexp(logits) - logits.gather(1, y[a : a + chunk, None])[:, 0])
+        with frame() as room:
+            logits = _logits(room, h[a : a + chunk], table, bias, scale, softcap)
+            parts.append(_logsumexp(logits) - logits.gather(1, y[a : a + chunk, None])[:, 0])
     return torch.cat(parts) if parts else hidden.new_zeros(0)
 
 
 def _logits(
-    h: Tensor, table: QuantizedWeight, bias: Tensor | None, scale: float, softcap: float
+    room: Frame,
+    h: Tensor,
+    table: QuantizedWeight,
+    bias: Tensor | None,
+    scale: float,
+    softcap: float,
 ) -> Tensor:
-    logits = torch.empty(h.shape[0], table.out_features, dtype=torch.float32, device=h.device)
+    logits = room.take(h.shape[0], table.out_features, dtype=torch.float32, device=h.device)
     for rows in row_blocks(table):
-        logits[:, rows] = h @ table.lent(h.dtype, rows).t()
+        with frame() as inner:
+            logits[:, rows] = h @ table.expanded(inner, h.dtype, rows).t()
     if bias is not None:
         logits.add_(bias.float())
     if scale != 1.0:
@@ -150,5 +159,7 @@ def _hidden_gradient(
         d_logits.mul_(slope)
     total = torch.zeros(len(y), table.in_features, dtype=dtype, device=y.device)
     for rows in row_blocks(table):
-        total.addmm_(d_logits[:, rows].to(dtype), table.lent(dtype, rows), alpha=scale)
+        with frame() as room:
+            weight = table.expanded(room, dtype, rows)
+            total.addmm_(d_logits[:, rows].to(dtype), weight, alpha=scale)
     return total

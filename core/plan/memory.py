@@ -26,7 +26,7 @@ import transformers
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from core import modelload
+from core import modelload, workspace
 from core.adapters.lora import AdapterLinear
 from core.assemble import LanguageModel, assemble, skeleton
 from core.errors import ModelError
@@ -34,13 +34,13 @@ from core.home import CHECKOUT, cache_folder
 from core.objectives.language import chunk_rows
 from core.quant.embedding import ROW_BLOCK
 from core.quant.schemes import Scheme
-from core.quant.weight import QuantizedWeight, forget_work_space
+from core.quant.weight import QuantizedWeight
 from core.whole import write_whole
 
 PROBE_TOKENS = (64, 192)
-PROBE_LEARNED = 32  # answer tokens, few: the logits of a full chunk are counted exactly
+PROBE_LEARNED = 32  # answer tokens, few: logits are counted apart
 PROBE_RANK = 12
-VERSION = 9
+VERSION = 11
 
 
 class LiveBytes(TorchDispatchMode):
@@ -95,19 +95,57 @@ class StepBytes:
     """Bytes that a step holds beside weights, adapters, gradients and moments.
 
     ``lines["loss on"] = [f, t, bf, bt]``: with checkpointing on, while the loss is computed, a step
-    of T tokens holds f + t * T outside of the blocks and bf + bt * T in each of them.
+    of T tokens holds f + t * T outside of the blocks and bf + bt * T in each of them. Beside these
+    there is the block of memory that all frames share (:mod:`core.workspace`).
+
+    Attributes:
+        layers: L.
+        lines: as above.
+        frames: [f, t]: of the shared block, what the decoder blocks need, f + t * T.
+        chunk: most answer tokens whose logits are made at once, bytes of each of them, and bytes
+            of the part of the head that is expanded meanwhile; in the shared block as well.
+        fused: whether the blocks keep little (:mod:`core.adapters.blocks`).
     """
 
     layers: int
     lines: dict[str, list[float]]
+    frames: list[float]
+    chunk: list[float]
+    fused: bool = False
 
-    def at(self, tokens: int, checkpointing: str) -> int:
-        """Peak bytes of a step of ``tokens`` (T) with checkpointing ``on`` or ``off``."""
-        held = []
-        for moment in MOMENTS:
-            f, t, bf, bt = self.lines[f"{moment} {checkpointing}"]
-            held.append(f + t * tokens + self.layers * (bf + bt * tokens))
-        return int(max(held))
+    def shared(self, tokens: int) -> float:
+        """Bytes of the block that all frames share."""
+        f, t = self.frames
+        rows, each, head = self.chunk
+        return max(f + t * tokens, min(rows, tokens) * each + head)
+
+    def at(self, tokens: int, recomputed: int) -> int:
+        """Peak bytes of a step of ``tokens`` (T) whose first ``recomputed`` blocks keep their input.
+
+        Backward, what the later blocks keep is gone when the recomputed ones are reached. These
+        share the place for what one of them keeps meanwhile.
+        """
+        kept = self.layers - recomputed
+
+        def outside(line: str) -> float:
+            f, t, _, _ = self.lines[line]
+            return f + t * tokens
+
+        def blocks(line: str, number: int) -> float:
+            _, _, f, t = self.lines[line]
+            return number * (f + t * tokens)
+
+        moments = []
+        if kept:
+            place = blocks("loss off", 1) if recomputed and self.fused else 0.0
+            others = blocks("loss on", recomputed) + place
+            moments += [outside("loss off") + blocks("loss off", kept) + others]
+            moments += [outside("backward off") + blocks("backward off", kept) + others]
+        if recomputed:
+            moments += [outside("backward on") + blocks("backward on", recomputed)]
+        if not kept:
+            moments += [outside("loss on") + blocks("loss on", recomputed)]
+        return int(max(moments) + self.shared(tokens))
 
 
 @dataclass(frozen=True)
@@ -174,9 +212,9 @@ def measure_step(path: Path) -> StepBytes:
     lines: dict[str, list[float]] = {}
     for switch in ("on", "off"):
         many.set_checkpointing(switch == "on")
-        full = {t: _peaks(many, t) for t in PROBE_TOKENS}
+        full = {t: peaks(many, t) for t in PROBE_TOKENS}
         held = many.shorten(few)
-        short = {t: _peaks(many, t) for t in PROBE_TOKENS}
+        short = {t: peaks(many, t) for t in PROBE_TOKENS}
         held()
         blocks = len(many.blocks)
         for k, moment in enumerate(MOMENTS):
@@ -184,17 +222,37 @@ def measure_step(path: Path) -> StepBytes:
             f2, t2 = _line({t: short[t][k] for t in PROBE_TOKENS})
             bf, bt = (f3 - f2) / max(1, blocks - few), (t3 - t2) / max(1, blocks - few)
             lines[f"{moment} {switch}"] = [f3 - blocks * bf, t3 - blocks * bt, bf, bt]
-        lines[f"loss {switch}"][0] += _full_chunk(many)
-    return StepBytes(layers, lines)
+    frames = list(_line({t: _frame_bytes(many, t) for t in PROBE_TOKENS}))
+    return StepBytes(layers, lines, frames, _chunk(many), many.fused)
 
 
-def _full_chunk(model: LanguageModel) -> float:
-    """What a full chunk of logits holds beyond the few rows of the probe."""
-    vocabulary = model.head.out_features
-    rows = max(0, chunk_rows(vocabulary) - PROBE_LEARNED)
-    logits = rows * vocabulary * 4 * (2 if model.softcap else 1)
-    # The product packs its own copy of a block of the head, which no counter of tensors sees.
-    return float(logits + ROW_BLOCK * model.head.in_features * 4)
+def _chunk(model: LanguageModel) -> list[float]:
+    """See :attr:`StepBytes.chunk`; the product packs a copy of the head's part of its own."""
+    v, d = model.head.out_features, model.head.in_features
+    block = min(ROW_BLOCK, v)
+    each = 4 * v * (2 if model.softcap else 1) + 4 * block
+    return [float(chunk_rows(v)), float(each), float(2 * block * d * 4)]
+
+
+def _row(model: LanguageModel, tokens: int) -> tuple[Tensor, Tensor]:
+    """Ids and positions (T,) of two examples in a row, so that the mask of a packed row counts."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, model.head.out_features, (tokens,), generator=generator)
+    half = tokens // 2
+    return ids, torch.cat([torch.arange(half), torch.arange(tokens - half)])
+
+
+def _frame_bytes(model: LanguageModel, tokens: int) -> float:
+    """What the decoder blocks, but not the loss, need of the shared block."""
+    workspace.forget()
+    model.hidden(*_row(model, tokens)).sum().backward()
+    _drop_gradients(model)
+    return float(workspace.stack_bytes())
+
+
+def _drop_gradients(model: LanguageModel) -> None:
+    for p in model.model.parameters():
+        p.grad = None
 
 
 def _line(points: Mapping[int, float]) -> tuple[float, float]:
@@ -204,24 +262,23 @@ def _line(points: Mapping[int, float]) -> tuple[float, float]:
     return fa - slope * a, slope
 
 
-def _peaks(model: LanguageModel, tokens: int) -> tuple[float, float]:
-    """Live bytes at the two moments, gradients not counted."""
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, model.head.out_features, (tokens,), generator=generator)
-    half = tokens // 2  # two examples in a row, so that the mask of a packed row counts
-    positions = torch.cat([torch.arange(half), torch.arange(tokens - half)])
-    for p in model.model.parameters():
-        p.grad = None
-    gc.collect()
-    forget_work_space()  # a step needs one, so each of these makes (and counts) its own
+def peaks(model: LanguageModel, tokens: int) -> tuple[float, float]:
+    """Live bytes at the two moments, without gradients and the memory that frames share."""
+    ids, positions = _row(model, tokens)
     labels = torch.full_like(ids, -100)
     labels[: PROBE_LEARNED + 1] = ids[: PROBE_LEARNED + 1]
+    _drop_gradients(model)
+    gc.collect()
+    workspace.forget()
+    model.loss(ids, positions, labels).backward()  # makes the work space, which then stays
+    _drop_gradients(model)
     with LiveBytes() as live:
         loss = model.loss(ids, positions, labels)
         forward, live.peak = live.peak, live.now
         loss.backward()
     gradients = sum(p.grad.nbytes for p in model.model.parameters() if p.grad is not None)
-    return float(forward), float(live.peak - gradients)
+    held = workspace.kept_bytes()
+    return float(held + forward), float(held + live.peak - gradients)
 
 
 def probe_model(path: Path, blocks: int) -> LanguageModel:

@@ -8,6 +8,7 @@ long as time can pay for it.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -29,9 +30,6 @@ SHARE = 0.97
 # starter all layers together lose 0.009 nats a token at 8 bits (docs/log.md).
 COMFORT_BITS = 8
 LEAST_BITS = 3.0  # below this mean, spend ranks
-# Part of the bytes per token of a step without recomputation that lies in pieces too small to be
-# used again, when freed memory is kept: with recomputation and without. Measured, docs/log.md.
-KEPT = {"on": 0.36, "off": 0.45}
 OVERSHOOT = 1.5  # ranks begin at this multiple of their target and are pruned to it
 
 
@@ -67,30 +65,19 @@ class Situation:
 
 @dataclass(frozen=True)
 class _Setting:
-    """How a step runs: checkpointing, passes and most tokens of one, bits of the tables, ranks.
+    """How a step runs: passes and most tokens of one, bits of the tables, part of the ranks.
 
-    ``work``: tokens of all passes. ``keeps_memory``: freed tensors are reused, not given back to
-    the system.
+    ``recomputed``: blocks whose activations are recomputed. ``work``: tokens of all passes.
+    ``seconds``: time of a step, in that of the products of a token; for the order only.
     """
 
-    checkpointing: str
+    recomputed: int
     passes: int
     tokens: int
     work: int
     table_bits: int
     rank_share: float
-    keeps_memory: bool
-
-    @property
-    def seconds(self) -> float:
-        """Time of a step, in that of the products of a token; for the order only (docs/log.md).
-
-        Recomputing takes half as much again, new pages 0.6 more; expanding every weight for each
-        product of a pass takes as long as the products of 40 tokens.
-        """
-        again = self.checkpointing == "on"
-        products = (1.5 if again else 1.0) * (1.0 if self.keeps_memory else 1.6)
-        return self.work * products + (3 if again else 2) * 40 * self.passes
+    seconds: float
 
 
 def make_plan(config: RunConfig, situation: Situation) -> Plan:
@@ -124,7 +111,7 @@ def _best(
     """
     best: tuple[_Setting, Solution] | None = None
     bits = 0.0
-    for k, setting in enumerate(_settings(config, situation)):
+    for k, setting in enumerate(_settings(config, situation, table, budget)):
         if setting.rank_share < 1 and bits >= LEAST_BITS:
             break
         solution = table.solve(setting, budget)
@@ -138,18 +125,57 @@ def _best(
     return best
 
 
-def _settings(config: RunConfig, situation: Situation) -> Iterator[_Setting]:
+def _settings(
+    config: RunConfig, situation: Situation, table: _Table, budget: float
+) -> Iterator[_Setting]:
     """From fast to frugal; tables in 8 bits and fewer ranks only when time alone does not do."""
     passes = _pass_sizes(config, situation)
-    switches = {"on": ["on"], "off": ["off"]}.get(config.train.checkpointing, ["off", "on"])
     for bits, share in ((16, 1.0), (8, 1.0), (8, 0.5), (8, 0.25)):
-        settings = [
-            _Setting(switch, *size, bits, share, keeps)
-            for size in passes
-            for switch in switches
-            for keeps in (True, False)
-        ]
+        settings: list[_Setting] = []
+        for size in passes:
+            counts = _recomputed(config, situation, table, budget, (*size, bits, share))
+            settings += (_setting(situation, n, *size, bits, share) for n in counts)
         yield from sorted(settings, key=lambda s: s.seconds)
+
+
+def _setting(
+    situation: Situation,
+    recomputed: int,
+    passes: int,
+    tokens: int,
+    work: int,
+    bits: int,
+    share: float,
+) -> _Setting:
+    """A setting with its time.
+
+    Recomputing takes half as much again; expanding every weight for each product of a pass takes as
+    long as the products of 40 tokens (docs/log.md).
+    """
+    part = recomputed / situation.step.layers
+    seconds = work * (1 + 0.5 * part) + (2 + part) * 40 * passes
+    return _Setting(recomputed, passes, tokens, work, bits, share, seconds)
+
+
+def _recomputed(
+    config: RunConfig,
+    situation: Situation,
+    table: _Table,
+    budget: float,
+    size: tuple[int, int, int, int, float],
+) -> list[int]:
+    """Numbers of blocks to recompute: none, all, and as few as leave room for comfortable bits."""
+    layers = situation.step.layers
+    fixed = {"on": [layers], "off": [0]}.get(config.train.checkpointing)
+    if fixed is not None:
+        return fixed
+    room = budget * SHARE - table.comfortable(size[-1])
+
+    def fits(count: int) -> bool:
+        return table.constant(_setting(situation, count, *size)) <= room
+
+    partly = bisect.bisect_left(range(layers + 1), True, key=fits)
+    return sorted({0, min(partly, layers), layers})
 
 
 def _pass_sizes(config: RunConfig, situation: Situation) -> list[tuple[int, int, int]]:
@@ -214,18 +240,20 @@ class _Table:
         """Predicted bytes of all that the layers' choices do not change."""
         return sum(self._parts(setting).values())
 
+    def comfortable(self, rank_share: float) -> float:
+        """Bytes of all layers at comfortable bits and their whole share of ranks."""
+        offered = [k for k, (bits, _) in enumerate(self.choices) if bits <= COMFORT_BITS]
+        weights = float(self.weight[:, offered or slice(None)].max(1).sum())
+        most = float(self.trained.max(1).sum())
+        return weights + min(most, self.adapter_budget * rank_share)
+
     def _parts(self, setting: _Setting) -> dict[str, int]:
         s = self.situation
         tables = sum(Scheme(setting.table_bits).stored_bytes(*shape) for shape in s.tables)
-        kept = 0.0
-        if setting.keeps_memory:
-            without = s.step.at(setting.tokens, "off") - s.step.at(0, "off")
-            kept = KEPT[setting.checkpointing] * without
         return {
             "process": s.process,
             "embeddings": tables + s.fixed,
-            "activations": s.step.at(setting.tokens, setting.checkpointing),
-            "allocator": int(kept),
+            "activations": s.step.at(setting.tokens, setting.recomputed),
         }
 
     def solve(self, setting: _Setting, budget: float, widest: int = 16) -> Solution | None:
@@ -268,10 +296,11 @@ class _Table:
 
     def smallest(self) -> tuple[_Setting, Solution]:
         """The plan with the fewest bytes that can still learn."""
-        *_, last = _settings(self.config, self.situation)
+        everything = list(_settings(self.config, self.situation, self, 0.0))
+        last = everything[-1]
         settings = [
             s
-            for s in _settings(self.config, self.situation)
+            for s in everything
             if (s.table_bits, s.rank_share) == (last.table_bits, last.rank_share)
         ]
         setting = min(settings, key=self.constant)
@@ -307,7 +336,9 @@ class _Table:
             micro_batch=setting.tokens,
             accumulation=setting.passes,
             packing=True,
-            checkpointing=setting.checkpointing,
+            checkpointing=_word(setting.recomputed, s.step.layers),
+            recomputed=setting.recomputed,
+            fused=s.step.fused,
             embedding_bits=setting.table_bits,
             average_bits=round(self.mean_bits(solution), 3),
             average_rank=round(sum(ranks) / len(ranks), 2),
@@ -315,7 +346,6 @@ class _Table:
             scheme=config.quant.scheme,
             model=s.model,
             data_sha256=s.data_sha256,
-            keeps_memory=setting.keeps_memory,
             dual_gap=solution.gap,
         )
 
@@ -364,6 +394,11 @@ class _Table:
         next_lower = f"; {lower} bits would cost {extra:.4f} nats a token more" if lower else ""
         sentence = f"{words[level]}: {bits} bits, rank {rank}{next_lower}."
         return f"plan.why.{level}" + ("" if lower else ".lowest"), values, sentence
+
+
+def _word(recomputed: int, layers: int) -> str:
+    """``off``, ``on`` or ``part``."""
+    return "off" if recomputed == 0 else "on" if recomputed == layers else "part"
 
 
 def _rank_bytes(price: Price) -> int:

@@ -100,7 +100,7 @@ def plan_for(
         ),
         shared=shared,
         profile_peak=peak,
-        least_profile_peak=step.at(max(LEAST_TOKENS, longest), "on") + shape["pricing"],
+        least_profile_peak=step.at(max(LEAST_TOKENS, longest), step.layers) + shape["pricing"],
         model=config.model,
         data_sha256=data_sha256,
         limit=int(psutil.virtual_memory().total),
@@ -156,13 +156,13 @@ def calibration_row(encoded: Sequence[Encoded], tokens: int, shared: int = 0) ->
 
 def _calibration_tokens(config: RunConfig, step: StepBytes, pricing: int, room: float) -> int:
     tokens = config.quant.calibration_tokens
-    while tokens > LEAST_TOKENS and step.at(tokens, "on") + pricing > room:
+    while tokens > LEAST_TOKENS and step.at(tokens, step.layers) + pricing > room:
         tokens //= 2
     return max(tokens, min(LEAST_TOKENS, config.quant.calibration_tokens))
 
 
 def _profile_peak(step: StepBytes, shape: dict[str, Any], row: Sequence[torch.Tensor]) -> int:
-    return int(step.at(len(row[0]), "on") + shape["pricing"])
+    return int(step.at(len(row[0]), step.layers) + shape["pricing"])
 
 
 def _shape(path: Path) -> dict[str, Any]:

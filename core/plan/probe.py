@@ -9,11 +9,10 @@ from pathlib import Path
 
 import torch
 
-from core import modelload
+from core import modelload, workspace
 from core.data.chat import ChatFormat
 from core.plan.memory import measure_step
 from core.process import release, resident_bytes
-from core.quant.weight import forget_work_space
 
 
 def main(arguments: list[str]) -> int:
@@ -25,7 +24,7 @@ def main(arguments: list[str]) -> int:
     parameter = torch.nn.Parameter(torch.zeros(64, 64))
     parameter.grad = torch.zeros_like(parameter)
     torch.optim.AdamW([parameter], fused=True).step()
-    forget_work_space()  # it is counted as part of the step
+    workspace.forget()  # it is counted as part of the step
     release()
     sys.stdout.write(json.dumps({"process": resident_bytes(), "step": asdict(step)}) + "\n")
     del chat, tokenizer  # a training process holds them, so they live until it has been measured

@@ -42,8 +42,7 @@ class Plan:
     """The answer to a budget.
 
     ``parts`` are predicted bytes at the peak: ``process`` (interpreter and libraries), ``weights``,
-    ``embeddings``, ``adapters``, ``gradients``, ``optimizer``, ``activations``, ``allocator``
-    (freed memory that the C library keeps, see ``keeps_memory``).
+    ``embeddings``, ``adapters``, ``gradients``, ``optimizer``, ``activations``.
     When ``feasible`` is false the plan is the smallest there is, and ``suggestion`` the smallest
     change that fits.
     """
@@ -57,7 +56,7 @@ class Plan:
     micro_batch: int  # tokens of one forward pass
     accumulation: int  # forward passes of one optimizer step
     packing: bool
-    checkpointing: str  # "on", "off"
+    checkpointing: str  # "on", "off", or "part": the first ``recomputed`` blocks
     embedding_bits: int
     average_bits: float
     average_rank: float
@@ -65,7 +64,8 @@ class Plan:
     scheme: str
     model: str
     data_sha256: str
-    keeps_memory: bool = False  # freed tensors are reused, not given back: faster, but larger
+    fused: bool = False  # blocks that keep little for the backward pass, or the library's own
+    recomputed: int = 0  # blocks whose activations are recomputed in the backward pass
     dual_gap: float = 0.0
     suggestion: str = ""
     suggestion_values: dict[str, str] = field(default_factory=dict)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from core.quant.weight import QuantizedWeight
+from core.workspace import frame
 
 
 class QuantizedEmbedding(nn.Module):
@@ -69,9 +70,10 @@ class _FrozenHead(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: QuantizedHead) -> Tensor:
         ctx.head = head
-        blocks = [
-            hidden @ head.table.lent(hidden.dtype, rows).t() for rows in row_blocks(head.table)
-        ]
+        blocks = []
+        for rows in row_blocks(head.table):
+            with frame() as room:
+                blocks.append(hidden @ head.table.expanded(room, hidden.dtype, rows).t())
         logits = torch.cat(blocks, -1)
         bias: Tensor | None = head.bias  # type: ignore[assignment]
         return logits if bias is None else logits + bias.to(logits.dtype)
@@ -81,7 +83,8 @@ class _FrozenHead(torch.autograd.Function):
         table = ctx.head.table
         total = None
         for rows in row_blocks(table):
-            part = dy[..., rows] @ table.lent(dy.dtype, rows)
+            with frame() as room:
+                part = dy[..., rows] @ table.expanded(room, dy.dtype, rows)
             total = part if total is None else total.add_(part)
         assert total is not None
         return total, None

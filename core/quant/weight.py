@@ -5,8 +5,6 @@ Shapes: o = out_features, i = in_features, g = group, n = o * ceil(i / g) groups
 
 from __future__ import annotations
 
-import math
-import threading
 from collections.abc import Callable
 
 import torch
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 
 from core.quant.packing import pack, unpack_into
 from core.quant.schemes import NF4, Scheme
+from core.workspace import Frame, frame
 
 # Groups that are expanded at a time: large enough that waking the threads for an operation does
 # not count (two to three times as fast as 4096, docs/log.md), small enough that the scratch bytes
@@ -92,18 +91,12 @@ class QuantizedWeight(nn.Module):
             return self.dense[index].to(dtype)
         return self._rows(index, dtype, torch.empty)
 
-    def lent(self, dtype: torch.dtype, rows: slice = slice(None)) -> Tensor:
-        """Return rows (k, i) in work space that this thread's next call overwrites.
-
-        For one product, then it must be forgotten. A new tensor for every product costs more time
-        in page faults than the expansion itself (docs/log.md).
-        """
+    def expanded(self, room: Frame, dtype: torch.dtype, rows: slice = slice(None)) -> Tensor:
+        """Return rows (k, i) in ``dtype``, lent by ``room`` unless they are stored like that."""
         if self.scheme.bits != 16:
-            return self._rows(rows, dtype, _work_space)
+            return self._rows(rows, dtype, room.take)
         part = self.dense[rows]
-        if part.dtype == dtype:
-            return part
-        return _work_space(*part.shape, dtype=dtype, device=part.device).copy_(part)
+        return part if part.dtype == dtype else room.like(part, dtype).copy_(part)
 
     def _rows(
         self, index: Tensor | slice, dtype: torch.dtype, empty: Callable[..., Tensor]
@@ -131,12 +124,13 @@ class QuantizedWeight(nn.Module):
             self._expand_chunk(out, codes, scale, zero, torch.empty_like(out, dtype=torch.uint8))
             return
         count = min(CHUNK_GROUPS, len(out))
-        scratch = _work_space(count, out.shape[1], dtype=torch.uint8, device=out.device)
-        for a in range(0, len(out), CHUNK_GROUPS):
-            part = slice(a, a + CHUNK_GROUPS)
-            z = None if zero is None else zero[part]
-            room = out[part]
-            self._expand_chunk(room, codes[part], scale[part], z, scratch[: len(room)])
+        with frame() as room:
+            scratch = room.take(count, out.shape[1], dtype=torch.uint8, device=out.device)
+            for a in range(0, len(out), CHUNK_GROUPS):
+                part = slice(a, a + CHUNK_GROUPS)
+                z = None if zero is None else zero[part]
+                into = out[part]
+                self._expand_chunk(into, codes[part], scale[part], z, scratch[: len(into)])
 
     def _expand_chunk(
         self, out: Tensor, codes: Tensor, scale: Tensor, zero: Tensor | None, scratch: Tensor
@@ -152,24 +146,6 @@ class QuantizedWeight(nn.Module):
             out.copy_(scratch)
             out.sub_(zero.to(out.dtype)[:, None])
         out.mul_(s)
-
-
-_lent = threading.local()
-
-
-def _work_space(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A tensor of this thread that is used again and again; as large as the largest so far."""
-    key, size = f"{dtype} {device}", math.prod(shape)
-    space: Tensor | None = getattr(_lent, key, None)
-    if space is None or space.numel() < size:
-        space = torch.empty(size, dtype=dtype, device=device)
-        setattr(_lent, key, space)
-    return space[:size].view(shape)
-
-
-def forget_work_space() -> None:
-    """Give the work space of this thread back; the next expansion makes a new one."""
-    _lent.__dict__.clear()
 
 
 def to_groups(weight: Tensor, group: int) -> Tensor:

@@ -225,7 +225,9 @@ def _figures(plan: dict[str, Any], words: Words) -> Markup:
     peak, budget = plan["predicted_peak_bytes"], plan["budget_bytes"]
     spare = words("plan.spare", size=words.size(budget - peak)) if budget else ""
     packing = words("plan.packed" if plan["packing"] else "plan.one_by_one")
-    recomputing = words("plan.recomputed" if plan["checkpointing"] == "on" else "plan.kept")
+    n = plan["recomputed"]
+    recomputing = words("plan.recomputed", n=n) if n else words("plan.kept")
+    blocks = words("plan.fused" if plan["fused"] else "plan.generic")
     return tiles(
         tile(words("plan.peak"), words.size(peak), spare, tone="good"),
         tile(words("plan.bits"), f"{plan['average_bits']:.2f}", words("plan.bits_note")),
@@ -235,7 +237,7 @@ def _figures(plan: dict[str, Any], words: Words) -> Markup:
             words("plan.tokens", n=plan["micro_batch"]),
             words("plan.times", n=plan["accumulation"]),
         ),
-        tile(words("plan.ways"), packing, recomputing),
+        tile(words("plan.ways"), packing, f"{recomputing}; {blocks}"),
     )
 
 
