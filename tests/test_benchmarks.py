@@ -527,6 +527,35 @@ def test_predictions_go_on_where_they_were_left(tmp_path, tiny, monkeypatch, cap
 
 
 @pytest.mark.slow
+def test_adapter_started_as_loftq_cancels_part_of_the_rounding_error(tiny, tmp_path):
+    pytest.importorskip("trl")
+    import torch
+    from bitsandbytes.functional import dequantize_4bit
+    from peft import get_peft_model
+    from peft.tuners.lora import Linear4bit
+
+    from benchmarks import peer_process
+    from benchmarks.settings import PEERS
+    from core.modelload import Weights
+
+    path, peer = Path(tiny("llama")), PEERS["loftq-fp32"]
+    config = peer_process.adapter_config(peer, job("loftq-fp32", tmp_path))
+    model = get_peft_model(peer_process.load_base(path, peer), config)
+    dense = Weights(path)
+    peer_process.start_as_loftq(model, dense)
+    layers = {n: x for n, x in model.named_modules() if isinstance(x, Linear4bit)}
+    assert layers
+    for name, layer in layers.items():
+        weight = layer.get_base_layer().weight
+        rounded = dequantize_4bit(weight.data, weight.quant_state).float()
+        error = dense[f"{name.removeprefix('base_model.model.')}.weight"].float() - rounded
+        left = error - layer.get_delta_weight("default").detach()
+        tail = torch.linalg.svdvals(error)[layer.r["default"] :].norm()
+        assert left.norm() == pytest.approx(tail.item(), rel=1e-3)
+        assert left.norm() < 0.95 * error.norm()
+
+
+@pytest.mark.slow
 def test_ours_and_a_peer_train_the_same_two_steps(tiny, tmp_path):
     pytest.importorskip("trl")
     lesson = tmp_path / "class.csv"
