@@ -12,7 +12,7 @@ from benchmarks.settings import OWN
 from benchmarks.table import MB, summarise
 
 WIDTH, HEIGHT = 760, 460
-LEFT, RIGHT, TOP, BOTTOM = 70, 150, 44, 56  # margins; labels stand right of the points
+LEFT, RIGHT, TOP, BOTTOM = 70, 120, 44, 56  # margins; labels stand right of the points
 OURS, OTHERS, INK, GRID = "#b3261e", "#33658a", "#222", "#e4e4e4"
 STEPS = (1, 2, 2.5, 5, 10)
 LINE = 15  # least distance of two labels, in pixels
@@ -94,6 +94,8 @@ def _drawn(points: Sequence[Point]) -> list[str]:
     for y in up:
         parts.append(_line(at(across[0], y), at(across[-1], y), GRID))
         parts.append(_text(LEFT - 8, at(across[0], y)[1] + 4, f"{y:.4g}", anchor="end"))
+    corner = at(across[0], up[0])
+    parts += [_line(corner, at(across[-1], up[0]), INK), _line(corner, at(across[0], up[-1]), INK)]
     middle = (TOP + bottom) / 2
     parts.append(_text((LEFT + right) / 2, HEIGHT - 14, "peak memory, MB"))
     turned = f'transform="rotate(-90 18 {middle:.0f})"'

@@ -168,7 +168,7 @@ def _error_text(row: Mapping[str, Any]) -> str:
 
 def over_budget(row: Mapping[str, Any]) -> bool:
     """Say whether a run held more than its budget."""
-    return 0 < row["budget_bytes"] < row["peak_bytes"]
+    return bool(0 < row["budget_bytes"] < row["peak_bytes"])
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

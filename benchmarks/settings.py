@@ -49,7 +49,7 @@ PEERS: dict[str, Peer] = {
         "qlora", "float32", True, "PEFT on bitsandbytes NF4, float32 compute and adapter"
     ),
     "loftq-fp32": Peer(
-        "loftq", "float32", True, "the same with the adapter started as in LoftQ, one iteration"
+        "loftq", "float32", True, "QLoRA in float32, the adapter started as in LoftQ, one iteration"
     ),
     "adalora-fp32": Peer("adalora", "float32", False, "PEFT AdaLoRA, weights in float32"),
     "adalora-bf16": Peer("adalora", "bfloat16", False, "PEFT AdaLoRA, weights in bfloat16"),
@@ -57,11 +57,11 @@ PEERS: dict[str, Peer] = {
 VARIANTS = (*OWN, *PEERS)
 NOTES = {
     OURS: "Edu-ADAQ-LoRA, this engine, under the budget",
-    UNLIMITED: "the same without a budget",
-    HALF: "the same under half of QLoRA's measured peak, or the least that works",
-    LEAST: "the same under the smallest budget that works",
+    UNLIMITED: "this engine without a budget",
+    HALF: "this engine under half of QLoRA's measured peak, or the least that works",
+    LEAST: "this engine under the smallest budget that works",
     **{
-        name: f"ours with {bits} bits everywhere and one rank, the largest that its plan fits into "
+        name: f"this engine with {bits} bits everywhere and one rank, the largest that its plan fits into "
         f"the memory of `{OURS}`"
         for name, bits in UNIFORM.items()
     },
