@@ -220,11 +220,14 @@ def as_markdown(document: Mapping[str, Any]) -> str:
 
 
 def _verdict(found: Mapping[str, Any]) -> str:
+    above = found["most_above_prediction_percent"]
+    most = (
+        f"at most {above:.1f} % more than predicted" if above > 0 else "none above its prediction"
+    )
     return (
         f"{found['finished']} of {found['configurations']} runs finished. Median error "
         f"{found['median_error_percent']:.1f} %, worst {found['worst_error_percent']:.1f} %; "
-        f"at most {found['most_above_prediction_percent']:.1f} % above the prediction. "
-        f"Budgets passed: {found['over_budget']}."
+        f"{most}. Budgets passed: {found['over_budget']}."
     )
 
 

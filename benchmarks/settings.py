@@ -61,8 +61,8 @@ NOTES = {
     HALF: "this engine under half of QLoRA's measured peak, or the least that works",
     LEAST: "this engine under the smallest budget that works",
     **{
-        name: f"this engine with {bits} bits everywhere and one rank, the largest that its plan fits into "
-        f"the memory of `{OURS}`"
+        name: f"this engine with {bits} bits everywhere and one rank, the largest that its plan "
+        f"fits into the memory of `{OURS}`"
         for name, bits in UNIFORM.items()
     },
     **{name: peer.note for name, peer in PEERS.items()},
