@@ -6,7 +6,10 @@ and tuned model in a process of its own.
 
 from __future__ import annotations
 
+import math
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,19 @@ from benchmarks.child import computing, seconds_alive, write_result
 from benchmarks.settings import OURS, Job
 from core import pipeline
 from core.adapters.store import ADAPTER
-from core.config import AdapterConfig, DataConfig, QuizConfig, RunConfig, TrainConfig
+from core.config import (
+    AdapterConfig,
+    DataConfig,
+    QuantConfig,
+    QuizConfig,
+    RunConfig,
+    TrainConfig,
+)
+from core.errors import MemoryBudgetError
 from core.events import Event, PhaseChanged, StepDone
+from core.plan.planner import SHARE
+from core.plan.profile import RANKS
+from core.runs.folder import read_json
 
 
 def run_config(job: Job) -> RunConfig:
@@ -28,12 +42,16 @@ def run_config(job: Job) -> RunConfig:
         budget_bytes=job.budget_bytes,
         method=OURS,
         data=DataConfig(path=job.data),
-        adapter=AdapterConfig(rank=job.rank),
+        quant=QuantConfig(bits=job.bits),
+        # One rank for all has nothing to move.
+        adapter=AdapterConfig(rank=job.rank, uniform=bool(job.bits), dynamic=not job.bits),
         train=TrainConfig(
             steps=job.steps,
             lr=job.lr,
             tokens_per_step=job.tokens_per_step,
             max_length=job.max_length,
+            checkpointing=job.checkpointing,
+            micro_batch_tokens=job.micro_batch_tokens,
             eval_every=job.steps,
             checkpoint_every=job.steps,
             stop_early=False,
@@ -62,13 +80,55 @@ class Stopwatch:
             self.saved = seconds_alive()  # the quiz begins when all else is done
 
 
+def largest_rank(config: RunConfig) -> RunConfig:
+    """Return the configuration with the largest rank for all layers that a plan allows.
+
+    The smallest rank that there is, if not even that fits: then the run says so.
+    """
+    for rank in sorted(RANKS[1:], reverse=True):
+        larger = replace(config, adapter=replace(config.adapter, rank=rank))
+        if rank == RANKS[1] or pipeline.plan_run(larger, lambda _: None).feasible:
+            break
+    return larger
+
+
+def run_within(config: RunConfig, out: Path, watch: Stopwatch, *, or_least: bool) -> dict[str, Any]:
+    """Run, under the smallest budget that works if the given one is too small and ``or_least``.
+
+    Raises:
+        MemoryBudgetError: if the budget is too small and has to be kept.
+    """
+    try:
+        return pipeline.run(config, out, watch, lambda: "")
+    except MemoryBudgetError as error:
+        if not or_least:
+            raise
+        least = error.minimum_budget_bytes
+    shutil.rmtree(out)
+    return pipeline.run(replace(config, budget_bytes=least), out, watch, lambda: "")
+
+
+def plan_facts(out: Path) -> dict[str, Any]:
+    """Return what a run's plan says, and the budget (bytes) that its predicted peak just fills."""
+    plan: dict[str, Any] = read_json(out / "plan.json") or {}
+    told = ("average_bits", "average_rank", "checkpointing", "micro_batch", "embedding_bits")
+    return {
+        **{name: plan[name] for name in told},
+        "filled_bytes": math.ceil(plan["predicted_peak_bytes"] / SHARE) + 1,
+    }
+
+
 def train_and_mark(job: Job) -> dict[str, Any]:
     """Run ours; see ``benchmarks/README.md`` for the fields of the result."""
     out, watch = Path(job.out) / "run", Stopwatch()
-    result = pipeline.run(run_config(job), out, watch, lambda: "")
+    config = largest_rank(run_config(job)) if job.bits else run_config(job)
+    result = run_within(config, out, watch, or_least=job.or_least)
     tuned, base = result["quiz"]["tuned"], result["quiz"]["base"]
     return {
         "peak_bytes": result["measured_peak_bytes"],
+        "budget_bytes": result["budget_bytes"],
+        "asked_bytes": job.budget_bytes,
+        "plan": plan_facts(out),
         "predicted_peak_bytes": result["predicted_peak_bytes"],
         "tokens_per_second": result["tokens_per_second"],
         "step_seconds": watch.training / result["steps"],

@@ -11,13 +11,16 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from bitsandbytes.functional import dequantize_4bit
 from datasets import Dataset
 from peft import AdaLoraConfig, LoraConfig
+from peft.tuners.lora import Linear4bit
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
 from trl.trainer.sft_config import SFTConfig
@@ -72,7 +75,7 @@ def batch_size(encoded: list[Encoded], tokens_per_step: int) -> int:
 
 
 def load_base(path: Path, peer: Peer) -> Any:
-    """Return the base model, its linear layers in NF4 with double quantization for QLoRA."""
+    """Return the base model, for QLoRA and LoftQ with NF4 linear layers, doubly quantized."""
     dtype = getattr(torch, peer.dtype)
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -83,7 +86,7 @@ def load_base(path: Path, peer: Peer) -> Any:
     return AutoModelForCausalLM.from_pretrained(
         path,
         dtype=dtype,
-        quantization_config=quantization if peer.method == "qlora" else None,
+        quantization_config=quantization if peer.quantized else None,
         device_map={"": "cpu"},
         local_files_only=True,
         trust_remote_code=False,
@@ -209,6 +212,8 @@ def make_trainer(job: Job, lesson: Lesson, watch: Stopwatch) -> SFTTrainer:
         peft_config=adapter_config(peer, job),
         callbacks=[watch, RankAllocation()] if is_adalora else [watch],
     )
+    if peer.method == "loftq":
+        start_as_loftq(trainer.model, modelload.Weights(lesson.path))
     if peer.dtype == "float32":
         # TRL rounds the adapter of a quantized model to bfloat16, also where all else is float32.
         model: Any = trainer.model
@@ -216,6 +221,30 @@ def make_trainer(job: Job, lesson: Lesson, watch: Stopwatch) -> SFTTrainer:
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
     return trainer
+
+
+@torch.no_grad()
+def start_as_loftq(model: Any, dense: Mapping[str, Tensor]) -> None:
+    """Let each adapter start as the best approximation of its layer's quantization error.
+
+    As ``peft.replace_lora_weights_loftq``, one iteration; that function and PEFT's
+    ``init_lora_weights="loftq"`` (0.21) compute on a CUDA or XPU device only. Unlike it the factors
+    are divided by the adapter's scale, so that what they add is the error itself.
+
+    Args:
+        model: PEFT's model on bitsandbytes layers.
+        dense: weights (out_features, in_features) by the names of the base model.
+    """
+    for name, layer in model.named_modules():
+        if isinstance(layer, Linear4bit):
+            weight = layer.get_base_layer().weight
+            rounded = dequantize_4bit(weight.data, weight.quant_state).float()
+            error = dense[f"{name.removeprefix('base_model.model.')}.weight"].float() - rounded
+            U, S, V = torch.linalg.svd(error, full_matrices=False)
+            rank = layer.r["default"]
+            half = (S[:rank] / layer.scaling["default"]).sqrt()
+            layer.lora_B["default"].weight.data = U[:, :rank] * half
+            layer.lora_A["default"].weight.data = half[:, None] * V[:rank]
 
 
 def trained_numbers(model: Any) -> int:

@@ -8,7 +8,10 @@ from pathlib import Path
 
 OURS = "adaq"
 UNLIMITED = "adaq-unlimited"  # ours without a budget: as fast as it can
-OWN = (OURS, UNLIMITED)
+HALF = "adaq-half"  # ours under half of QLoRA's measured peak
+LEAST = "adaq-least"  # ours under the smallest budget that works
+UNIFORM = {"uniform-3": 3, "uniform-4": 4}  # ours with the same bits and rank in every layer
+OWN = (OURS, UNLIMITED, HALF, LEAST, *UNIFORM)
 QLORA = ("qlora-bf16", "qlora-fp32")
 RESULT = "result.json"  # what a process writes into its folder
 
@@ -18,9 +21,9 @@ class Peer:
     """A recipe of other libraries.
 
     Attributes:
-        method: ``lora``, ``qlora`` or ``adalora``, as PEFT implements it.
-        dtype: of the dense weights, of activations and, for QLoRA, of the product after
-            dequantization: ``bfloat16`` or ``float32``.
+        method: ``lora``, ``qlora``, ``loftq`` or ``adalora``, as PEFT implements it.
+        dtype: of the dense weights, of activations and, where weights are in NF4, of the product
+            after dequantization: ``bfloat16`` or ``float32``.
         checkpointing: whether activations are recomputed in the backward pass.
         note: one phrase for the table.
     """
@@ -29,6 +32,11 @@ class Peer:
     dtype: str
     checkpointing: bool
     note: str
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the frozen weights are in NF4."""
+        return self.method in ("qlora", "loftq")
 
 
 PEERS: dict[str, Peer] = {
@@ -40,17 +48,28 @@ PEERS: dict[str, Peer] = {
     "qlora-fp32": Peer(
         "qlora", "float32", True, "PEFT on bitsandbytes NF4, float32 compute and adapter"
     ),
+    "loftq-fp32": Peer(
+        "loftq", "float32", True, "QLoRA in float32, the adapter started as in LoftQ, one iteration"
+    ),
     "adalora-fp32": Peer("adalora", "float32", False, "PEFT AdaLoRA, weights in float32"),
     "adalora-bf16": Peer("adalora", "bfloat16", False, "PEFT AdaLoRA, weights in bfloat16"),
 }
 VARIANTS = (*OWN, *PEERS)
 NOTES = {
     OURS: "Edu-ADAQ-LoRA, this engine, under the budget",
-    UNLIMITED: "the same without a budget",
+    UNLIMITED: "this engine without a budget",
+    HALF: "this engine under half of QLoRA's measured peak, or the least that works",
+    LEAST: "this engine under the smallest budget that works",
+    **{
+        name: f"this engine with {bits} bits everywhere and one rank, the largest that its plan "
+        f"fits into the memory of `{OURS}`"
+        for name, bits in UNIFORM.items()
+    },
     **{name: peer.note for name, peer in PEERS.items()},
 }
 # AdaLoRA is given the type that suits a CPU without bfloat16 instructions, unless asked.
-DEFAULT_VARIANTS = tuple(v for v in VARIANTS if v != "adalora-bf16")
+ON_REQUEST = ("adalora-bf16", LEAST)
+DEFAULT_VARIANTS = tuple(v for v in VARIANTS if v not in ON_REQUEST)
 
 
 @dataclass(frozen=True)
@@ -69,9 +88,13 @@ class Job:
         tokens_per_step: tokens of one optimizer step of ours, on average; from it follows the
             batch of the peers, in examples.
         max_length: longest example in tokens; longer answers are cut.
-        budget_bytes: of :data:`OURS`; 0 for none.
+        budget_bytes: of ours; 0 for none.
         questions: quiz questions answered in writing.
         max_new_tokens: longest written answer, in tokens.
+        or_least: whether ours takes the smallest budget that works where this one is too small.
+        bits: the same for every layer of ours, with one rank; 0: planned layer by layer.
+        checkpointing: of ours: ``auto``, ``on`` or ``off``.
+        micro_batch_tokens: of one forward pass of ours; 0: as the plan says.
     """
 
     variant: str
@@ -87,6 +110,10 @@ class Job:
     budget_bytes: int
     questions: int
     max_new_tokens: int
+    or_least: bool = False
+    bits: int = 0
+    checkpointing: str = "auto"
+    micro_batch_tokens: int = 0
 
     def save(self, path: Path) -> None:
         """Write the job as JSON."""

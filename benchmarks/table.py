@@ -35,23 +35,27 @@ class Spread:
 
 @dataclass(frozen=True)
 class Measure:
-    """A column: what it is called and how a value is written."""
+    """A column: what it is called, how a value is written, whether less or more is better."""
 
     name: str
     title: str
     show: Callable[[float], str]
+    better: str = ""
 
 
 MEASURES = (
-    Measure("peak_bytes", "peak, MB", lambda v: f"{v / MB:.0f}"),
-    Measure("tokens_per_second", "tokens/s", lambda v: f"{v:.1f}"),
-    Measure("step_seconds", "s/step", lambda v: f"{v:.2f}"),
+    Measure("peak_bytes", "peak, MB", lambda v: f"{v / MB:.0f}", "less"),
+    Measure("tokens_per_second", "tokens/s", lambda v: f"{v:.1f}", "more"),
+    Measure("step_seconds", "s/step", lambda v: f"{v:.2f}", "less"),
     Measure("saved_seconds", "whole, s", lambda v: f"{v:.0f}"),
-    Measure("nll", "held-out loss", lambda v: f"{v:.3f}"),
-    Measure("rouge_l", "ROUGE-L", lambda v: f"{v:.3f}"),
+    Measure("nll", "held-out loss", lambda v: f"{v:.3f}", "less"),
+    Measure("rouge_l", "ROUGE-L", lambda v: f"{v:.3f}", "more"),
     Measure("trained_numbers", "trained, millions", lambda v: f"{v / 1e6:.2f}"),
     Measure("adapter_bytes", "adapter, MB", lambda v: f"{v / MB:.1f}"),
 )
+
+
+RATIOS = ("peak_bytes", "tokens_per_second", "step_seconds")
 
 
 def summarise(runs: Runs) -> dict[str, dict[str, Spread]]:
@@ -75,19 +79,20 @@ def reference(summary: Mapping[str, Mapping[str, Spread]]) -> dict[str, str]:
     Empty without a QLoRA.
     """
     known = [variant for variant in QLORA if variant in summary]
-    if not known:
-        return {}
-    return {
-        "peak_bytes": min(known, key=lambda v: summary[v]["peak_bytes"].median),
-        "tokens_per_second": max(known, key=lambda v: summary[v]["tokens_per_second"].median),
-    }
+    best = {}
+    for measure in MEASURES:
+        given = [v for v in known if measure.name in summary[v]]
+        if given and measure.better:
+            choose = min if measure.better == "less" else max
+            best[measure.name] = choose(given, key=lambda v: summary[v][measure.name].median)
+    return best
 
 
 def ratios(summary: Mapping[str, Mapping[str, Spread]]) -> dict[str, dict[str, float]]:
     """Return each variant's median over that of the :func:`reference`, by variant and measure."""
     best = reference(summary)
     return {
-        variant: {m: of[m].median / summary[qlora][m].median for m, qlora in best.items()}
+        variant: {m: of[m].median / summary[best[m]][m].median for m in RATIOS if m in best}
         for variant, of in summary.items()
     }
 
@@ -103,13 +108,14 @@ def as_json(document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def as_markdown(document: Mapping[str, Any]) -> str:
+def as_markdown(document: Mapping[str, Any], chart: str = "") -> str:
     """Return the table with what it was measured on.
 
     Args:
         document: ``machine``, ``settings`` and ``data`` (flat), ``base`` (the marks of the
             untrained model; may be empty) and ``runs``: each ``variant``, ``seed`` and either the
             fields of a result or ``error``.
+        chart: name of the picture beside it; empty for none.
     """
     summary = summarise(document["runs"])
     parts = [
@@ -117,6 +123,7 @@ def as_markdown(document: Mapping[str, Any]) -> str:
         "Written by `benchmarks/peers.py`; [what the columns mean](../README.md). Median over the "
         "seeds, smallest and largest in parentheses.",
         _rows(summary),
+        *([f"![Held-out loss against peak memory]({chart})"] if chart else []),
         *_remarks(document, summary),
         "## Measured with",
         "\n".join(
@@ -155,6 +162,7 @@ def _remarks(document: Mapping[str, Any], summary: Mapping[str, Mapping[str, Spr
             f"Before training: held-out loss {base['nll']:.3f}"
             + (f", ROUGE-L {base['rouge_l']:.3f}." if base["rouge_l"] is not None else ".")
         )
+    remarks += _budgets(document["runs"])
     failed = [
         f"- `{run['variant']}`, seed {run['seed']}: {run['error']}"
         for run in document["runs"]
@@ -163,3 +171,23 @@ def _remarks(document: Mapping[str, Any], summary: Mapping[str, Mapping[str, Spr
     if failed:
         remarks.append("Failed:\n\n" + "\n".join(failed))
     return remarks
+
+
+def _budgets(runs: Runs) -> list[str]:
+    """The budgets that ours was given, and what its plans made of them."""
+    lines = []
+    for variant in VARIANTS:
+        for run in runs:
+            if run["variant"] == variant and run.get("budget_bytes"):
+                plan = run["plan"]
+                lines.append(
+                    f"- `{variant}`, seed {run['seed']}: {run['budget_bytes'] / MB:.0f} MB, "
+                    f"{plan['average_bits']:.2f} bits and rank {plan['average_rank']:.1f} on "
+                    f"average, checkpointing {plan['checkpointing']}"
+                    + (
+                        f"; {run['asked_bytes'] / MB:.0f} MB were asked for, less than it needs"
+                        if MB < run["asked_bytes"] < run["budget_bytes"]
+                        else ""
+                    )
+                )
+    return ["Budgets of ours:\n\n" + "\n".join(lines)] if lines else []

@@ -170,8 +170,9 @@ class ChatFormat:
         self._added = _any_of(self._tokens)
         self._text = _Text(
             tokenizer,
-            # special tokens are never read out of typed text anyway (split_special_tokens)
-            [t.content for t in added.values() if not t.special and t.content.strip() in template],
+            # special tokens are never read out of typed text anyway (split_special_tokens);
+            # tokens of white space (Gemma's "\n\n") control nothing
+            [t.content for t in added.values() if not t.special and _within(template, t.content)],
         )
         self._skeletons: dict[tuple[tuple[str, ...], bool], list[_Piece]] = {}
         self._lead, self._end = "", ""
@@ -378,6 +379,11 @@ class ChatFormat:
 
     def _is_token(self, atom: _Segment) -> bool:
         return not atom.typed and atom.text in self._tokens
+
+
+def _within(template: str, token: str) -> bool:
+    """Say whether a template uses a token (templates may leave its white space out)."""
+    return bool(token.strip()) and token.strip() in template
 
 
 def _any_of(words: Iterable[str]) -> re.Pattern[str]:

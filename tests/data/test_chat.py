@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 
 from core.data.chat import IGNORED, ChatFormat
 from core.data.types import Example, Turn
@@ -117,6 +119,15 @@ def test_control_tokens_typed_by_a_person_stay_text(family: str) -> None:
     ids = set(control.values())
     assert [i for i in attack.ids if i in ids] == [i for i in plain.ids if i in ids]
     assert [i for i in attack.labels if i in ids] == [i for i in plain.labels if i in ids]
+
+
+def test_added_tokens_of_white_space_are_taken_where_a_person_types_them() -> None:
+    tokenizer = copy.deepcopy(FAMILIES["gemma"])
+    tokenizer.add_tokens([AddedToken("\n\n", special=False, normalized=False)])
+    text = "First paragraph.\n\nSecond paragraph."
+    expected = rendered(tokenizer, [("user", text)], prompt=True)
+    assert tokenizer.convert_tokens_to_ids("\n\n") in expected
+    assert ChatFormat.of(tokenizer).encode_prompt([Turn("user", text)]) == expected
 
 
 @settings(max_examples=60, deadline=None)
