@@ -18,8 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
 from core import modelload
-from core.adapters import attention
-from core.adapters.blocks import FusedBlock, fuse_block
+from core.layers import attention
+from core.layers.blocks import FusedBlock, fuse_block
 from core.objectives.language import answer_loss, answer_losses
 from core.quant.embedding import QuantizedEmbedding, QuantizedHead
 from core.quant.schemes import Scheme
@@ -146,7 +146,7 @@ class LanguageModel:
 
     @property
     def fused(self) -> bool:
-        """Whether the blocks compute as :mod:`core.adapters.blocks` describes."""
+        """Whether the blocks compute as :mod:`core.layers.blocks` describes."""
         return bool(self._fused)
 
     def fuse(self) -> None:

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from core import modelload
-from core.adapters.lora import AdapterLinear
 from core.assemble import build
 from core.data.chat import Encoded
 from core.data.packing import make_row, shared_beginning
+from core.layers.lora import AdapterLinear
 from core.quant.schemes import Scheme
 from core.quant.weight import QuantizedWeight
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from core.adapters.lora import AdapterLinear
 from core.assemble import LanguageModel, build
+from core.layers.lora import AdapterLinear
 from core.plan.types import LinearPlan, Plan
 from core.quant.lowrank import product_svd
 from core.quant.schemes import Scheme

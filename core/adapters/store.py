@@ -19,12 +19,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core import modelload, models
-from core.adapters.lora import AdapterLinear
 from core.adapters.start import scheme_of, stored_weight
 from core.assemble import LanguageModel, build, put
 from core.config import RunConfig
 from core.data.chat import ChatFormat
 from core.errors import ModelError
+from core.layers.lora import AdapterLinear
 from core.manifest import check_manifest, whole_folder, write_manifest
 from core.plan.types import Plan
 

@@ -26,7 +26,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from core import modelload
-from core.adapters.lora import AdapterLinear, adapter_layers
 from core.data.chat import ChatFormat
 from core.errors import ModelError
 from core.events import Emit, PhaseChanged
@@ -34,6 +33,7 @@ from core.export.card import write_card
 from core.export.check import Checked, compared, must_be_equal
 from core.export.run import FinishedRun, Tuned, load_tuned, measured
 from core.export.tensors import DenseReader, copy_tokenizer, write_model
+from core.layers.lora import AdapterLinear, adapter_layers
 from core.manifest import whole_folder, write_manifest
 
 Factors = dict[str, tuple[Tensor, Tensor]]  # layer -> (B, A)

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from core.adapters.lora import AdapterLinear, adapter_layers
 from core.assemble import LanguageModel, name_of
 from core.errors import ModelError
+from core.layers.lora import AdapterLinear, adapter_layers
 from core.modelload import Weights
 from core.quant.weight import QuantizedWeight
 

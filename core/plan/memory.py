@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from core import modelload, workspace
-from core.adapters.lora import AdapterLinear
 from core.assemble import LanguageModel, assemble, skeleton
 from core.errors import ModelError
 from core.home import CHECKOUT, cache_folder
+from core.layers.lora import AdapterLinear
 from core.objectives.language import chunk_rows
 from core.quant.embedding import ROW_BLOCK
 from core.quant.schemes import Scheme
@@ -104,7 +104,7 @@ class StepBytes:
         frames: [f, t]: of the shared block, what the decoder blocks need, f + t * T.
         chunk: most answer tokens whose logits are made at once, bytes of each of them, and bytes
             of the part of the head that is expanded meanwhile; in the shared block as well.
-        fused: whether the blocks keep little (:mod:`core.adapters.blocks`).
+        fused: whether the blocks keep little (:mod:`core.layers.blocks`).
     """
 
     layers: int
@@ -120,7 +120,7 @@ class StepBytes:
         return max(f + t * tokens, min(rows, tokens) * each + head)
 
     def at(self, tokens: int, recomputed: int) -> int:
-        """Peak bytes of a step of ``tokens`` (T) whose first ``recomputed`` blocks keep their input.
+        """Peak bytes of a step of ``tokens`` (T) whose first ``recomputed`` blocks do not keep.
 
         Backward, what the later blocks keep is gone when the recomputed ones are reached. These
         share the place for what one of them keeps meanwhile.

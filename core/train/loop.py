@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.adapters.lora import AdapterLinear
 from core.assemble import LanguageModel
 from core.config import TrainConfig
 from core.data.packing import Row, Schedule
 from core.errors import TrainingError
 from core.events import Emit, Evaluated, MemoryMeasured, Note, StepDone, VerdictReached
+from core.layers.lora import AdapterLinear
 from core.process import peak_bytes, resident_bytes
 from core.train.ranks import RankController
 from core.train.verdict import verdict

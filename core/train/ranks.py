@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from core.adapters.lora import AdapterLinear
 from core.events import Emit, RanksChanged
+from core.layers.lora import AdapterLinear
 
 BETA = 0.85
 FADE_STEPS = 5

@@ -10,7 +10,6 @@ import torch
 
 from core import modelload
 from core.adapters import store
-from core.adapters.lora import AdapterLinear
 from core.adapters.start import scheme_of
 from core.assemble import build
 from core.config import RunConfig
@@ -19,6 +18,7 @@ from core.data.frozen import freeze
 from core.data.split import Split
 from core.data.types import Example, data_sha256
 from core.evaluate import quiz
+from core.layers.lora import AdapterLinear
 from core.plan.types import LinearPlan, Plan
 from core.quant.weight import QuantizedWeight
 

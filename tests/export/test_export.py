@@ -13,12 +13,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from core import modelload, models
 from core.adapters import store
-from core.adapters.lora import adapter_layers
 from core.errors import ConfigError, ModelError
 from core.events import Event, PhaseChanged
 from core.export import export
 from core.export.peft import compressed, learned_factors
 from core.export.tensors import write_safetensors
+from core.layers.lora import adapter_layers
 from core.manifest import check_manifest
 
 MakeRun = Callable[..., Path]

@@ -5,8 +5,8 @@ import threading
 import pytest
 import torch
 
-from core.adapters.lora import AdapterLinear
 from core.errors import ConfigError, StudioError
+from core.layers.lora import AdapterLinear
 from core.modelload import load_dense
 from core.runs import operations
 from core.runs.residents import Residents

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from core.adapters.lora import AdapterLinear
+from core.layers.lora import AdapterLinear
 from core.quant.schemes import Scheme
 from core.quant.weight import QuantizedWeight
 from core.train.ranks import RankController

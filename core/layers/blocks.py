@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.adapters.lora import AdapterLinear, adapted_gradients, adapted_product
+from core.layers.lora import AdapterLinear, adapted_gradients, adapted_product
 from core.workspace import Frame, frame, kept
 
 # The blocks that are known to be ``norm, attention, add, norm, MLP, add``, with the attribute of

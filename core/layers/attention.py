@@ -22,7 +22,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from core.adapters.blocks import Kept
+from core.layers.blocks import Kept
 from core.workspace import Frame, frame
 
 NAME = "packed"  # of this implementation in transformers' registry

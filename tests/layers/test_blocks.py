@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.adapters.attention import bounds_of
-from core.adapters.blocks import NORM_BEFORE_MLP
-from core.adapters.lora import AdapterLinear, adapter_layers
 from core.assemble import LanguageModel, build
+from core.layers.attention import bounds_of
+from core.layers.blocks import NORM_BEFORE_MLP
+from core.layers.lora import AdapterLinear, adapter_layers
 from core.plan.memory import LiveBytes
 from core.quant.schemes import Scheme
 from core.quant.weight import QuantizedWeight
