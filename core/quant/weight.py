@@ -5,9 +5,11 @@ Shapes: o = out_features, i = in_features, g = group, n = o * ceil(i / g) groups
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -95,8 +97,8 @@ class QuantizedWeight(nn.Module):
     def lent(self, dtype: torch.dtype, rows: slice = slice(None)) -> Tensor:
         """Return rows (k, i) in work space that this thread's next call overwrites.
 
-        For one product, then it must be forgotten. A new tensor for every product costs more time
-        in page faults than the expansion itself (docs/log.md).
+        For one product, then it must be forgotten. On a CPU a new tensor for every product costs
+        more time in page faults than the expansion itself (docs/log.md).
         """
         if self.scheme.bits != 16:
             return self._rows(rows, dtype, _work_space)
@@ -128,7 +130,12 @@ class QuantizedWeight(nn.Module):
 
     def _expand(self, out: Tensor, codes: Tensor, scale: Tensor, zero: Tensor | None) -> None:
         if codes.device.type != "cpu":
-            self._expand_chunk(out, codes, scale, zero, torch.empty_like(out, dtype=torch.uint8))
+            kernels = _kernels()
+            if kernels is not None and codes.device.type == "cuda":
+                kernels.expand(out, codes, scale, zero, self.scheme.bits)
+            else:
+                scratch = torch.empty_like(out, dtype=torch.uint8)
+                self._expand_chunk(out, codes, scale, zero, scratch)
             return
         count = min(CHUNK_GROUPS, len(out))
         scratch = _work_space(count, out.shape[1], dtype=torch.uint8, device=out.device)
@@ -154,11 +161,27 @@ class QuantizedWeight(nn.Module):
         out.mul_(s)
 
 
+@functools.cache
+def _kernels() -> Any:
+    """The kernels for CUDA, or None where ``triton`` is missing (Windows, PyTorch for CPUs)."""
+    try:
+        from core.quant import triton_kernels
+    except ImportError:
+        return None
+    return triton_kernels
+
+
 _lent = threading.local()
 
 
 def _work_space(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A tensor of this thread that is used again and again; as large as the largest so far."""
+    """A tensor of this thread that is used again and again; as large as the largest so far.
+
+    Not on a GPU: its allocator gives out at once what was freed, and the backward pass runs in a
+    thread of its own, which would hold a second work space.
+    """
+    if device.type != "cpu":
+        return torch.empty(shape, dtype=dtype, device=device)
     key, size = f"{dtype} {device}", math.prod(shape)
     space: Tensor | None = getattr(_lent, key, None)
     if space is None or space.numel() < size:
