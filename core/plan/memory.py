@@ -29,6 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from core import modelload
 from core.adapters.lora import AdapterLinear
 from core.assemble import LanguageModel, assemble, skeleton
+from core.device import name_of
 from core.errors import ModelError
 from core.home import CHECKOUT, cache_folder
 from core.objectives.language import chunk_rows
@@ -122,7 +123,7 @@ class Probe:
     step: StepBytes
 
 
-def probe(path: Path) -> Probe:
+def probe(path: Path, device: torch.device) -> Probe:
     """Measure (or recall) the model at ``path`` in a child process; seconds, the first time.
 
     A process of its own, because what libraries once took they keep, and because the present
@@ -134,19 +135,19 @@ def probe(path: Path) -> Probe:
     config = (path / "config.json").read_bytes()
     versions = f"{VERSION} {torch.__version__} {transformers.__version__} {sys.version_info[:3]}"
     threads = f"{torch.get_num_threads()}"
-    digest = hashlib.sha256(config + f"{versions} {threads}".encode())
+    digest = hashlib.sha256(config + f"{versions} {threads} {name_of(device)}".encode())
     kept = cache_folder() / f"probe-{digest.hexdigest()[:24]}.json"
     try:
         tree = json.loads(kept.read_text("utf-8"))
     except (OSError, ValueError):
-        tree = _probe_in_child(path)
+        tree = _probe_in_child(path, device)
         write_whole(kept, json.dumps(tree))
     return Probe(int(tree["process"]), StepBytes(**tree["step"]))
 
 
-def _probe_in_child(path: Path) -> dict[str, Any]:
+def _probe_in_child(path: Path, device: torch.device) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", "core.plan.probe", str(path)],
+        [sys.executable, "-m", "core.plan.probe", str(path), str(device)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -166,10 +167,10 @@ def _probe_in_child(path: Path) -> dict[str, Any]:
     return tree
 
 
-def measure_step(path: Path) -> StepBytes:
+def measure_step(path: Path, device: torch.device | None = None) -> StepBytes:
     """Run steps of a few blocks and count (see the head of this file)."""
     layers = int(modelload.load_config(path).num_hidden_layers)
-    many = probe_model(path, 3)
+    many = probe_model(path, 3, device)
     few = len(many.blocks) - 1 or 1
     lines: dict[str, list[float]] = {}
     for switch in ("on", "off"):
@@ -194,7 +195,8 @@ def _full_chunk(model: LanguageModel) -> float:
     rows = max(0, chunk_rows(vocabulary) - PROBE_LEARNED)
     logits = rows * vocabulary * 4 * (2 if model.softcap else 1)
     # The product packs its own copy of a block of the head, which no counter of tensors sees.
-    return float(logits + ROW_BLOCK * model.head.in_features * 4)
+    packed = ROW_BLOCK * model.head.in_features * 4 if model.device.type == "cpu" else 0
+    return float(logits + packed)
 
 
 def _line(points: Mapping[int, float]) -> tuple[float, float]:
@@ -216,15 +218,16 @@ def _peaks(model: LanguageModel, tokens: int) -> tuple[float, float]:
     forget_work_space()  # a step needs one, so each of these makes (and counts) its own
     labels = torch.full_like(ids, -100)
     labels[: PROBE_LEARNED + 1] = ids[: PROBE_LEARNED + 1]
+    row = [t.to(model.device) for t in (ids, positions, labels)]
     with LiveBytes() as live:
-        loss = model.loss(ids, positions, labels)
+        loss = model.loss(*row)
         forward, live.peak = live.peak, live.now
         loss.backward()
     gradients = sum(p.grad.nbytes for p in model.model.parameters() if p.grad is not None)
     return float(forward), float(live.peak - gradients)
 
 
-def probe_model(path: Path, blocks: int) -> LanguageModel:
+def probe_model(path: Path, blocks: int, device: torch.device | None = None) -> LanguageModel:
     """The model with its first ``blocks`` blocks and empty weights."""
     model = skeleton(path, blocks)
 
@@ -232,7 +235,7 @@ def probe_model(path: Path, blocks: int) -> LanguageModel:
         name: str, read: Callable[[], Tensor], bias: Tensor | None, transposed: bool
     ) -> nn.Module:
         o, i = modelload.linear_shape(model.get_submodule(name))
-        layer = AdapterLinear(_empty(o, i), bias, transposed=transposed)
+        layer = AdapterLinear(_empty(o, i, device), bias, transposed=transposed)
         layer.set_triplets(
             torch.zeros(o, PROBE_RANK), torch.ones(PROBE_RANK), torch.zeros(PROBE_RANK, i)
         )
@@ -240,13 +243,14 @@ def probe_model(path: Path, blocks: int) -> LanguageModel:
 
     zeros = _Zeros(model)
     o, i = (int(n) for n in model.get_input_embeddings().weight.shape)
-    return assemble(model, zeros, store, table=lambda name: _empty(o, i))
+    return assemble(model, zeros, store, table=lambda name: _empty(o, i, device), device=device)
 
 
-def _empty(out_features: int, in_features: int) -> QuantizedWeight:
+def _empty(out_features: int, in_features: int, device: torch.device | None) -> QuantizedWeight:
     """A weight of zeros in fp16: like any stored one it is expanded for each use, but in one go."""
     stored = QuantizedWeight(Scheme(16), out_features, in_features)
-    stored.register_buffer("dense", torch.zeros(out_features, in_features, dtype=torch.float16))
+    zeros = torch.zeros(out_features, in_features, dtype=torch.float16, device=device)
+    stored.register_buffer("dense", zeros)
     return stored
 
 

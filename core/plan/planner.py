@@ -63,6 +63,7 @@ class Situation:
     model: str
     data_sha256: str
     limit: int = 0  # what the machine has; 0: unknown
+    gpu: bool = False  # whose allocator keeps freed memory only as long as the budget allows
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def _settings(config: RunConfig, situation: Situation) -> Iterator[_Setting]:
             _Setting(switch, *size, bits, share, keeps)
             for size in passes
             for switch in switches
-            for keeps in (True, False)
+            for keeps in ((False,) if situation.gpu else (True, False))
         ]
         yield from sorted(settings, key=lambda s: s.seconds)
 

@@ -41,7 +41,8 @@ class LinearPlan:
 class Plan:
     """The answer to a budget.
 
-    ``parts`` are predicted bytes at the peak: ``process`` (interpreter and libraries), ``weights``,
+    ``parts`` are predicted bytes at the peak: ``process`` (interpreter and libraries; on a GPU an
+    allowance for its context and the work space of its libraries), ``weights``,
     ``embeddings``, ``adapters``, ``gradients``, ``optimizer``, ``activations``, ``allocator``
     (freed memory that the C library keeps, see ``keeps_memory``).
     When ``feasible`` is false the plan is the smallest there is, and ``suggestion`` the smallest
