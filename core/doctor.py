@@ -197,12 +197,13 @@ def check_gpu(device: str, build: str, *, sees_gpu: bool) -> list[Problem]:
 
 def as_text(found: Mapping[str, Any]) -> str:
     """Return a report for people, one finding a line."""
-    device = found["device_name"]
+    device = f"{found['device']}: {found['device_name']}"
     if found["device"] == "cuda":
-        device += f" ({found['device_memory_bytes'] / GB:.1f} GB)"
+        size = f"{found['device_memory_bytes'] / GB:.1f} GB"
+        device = f"cpu; with --device cuda (not yet tried): {found['device_name']} ({size})"
     names = ", ".join(f"{k} {v or 'missing'}" for k, v in sorted(found["versions"].items()))
     lines = [
-        f"computes on  {found['device']}: {device}",
+        f"computes on  {device}",
         f"memory       {found['memory_free_bytes'] / GB:.1f} GB free of "
         f"{found['memory_bytes'] / GB:.1f} GB",
         f"disk         {found['disk_free_bytes'] / GB:.1f} GB free at {Path(found['home'])}",

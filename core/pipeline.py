@@ -29,6 +29,7 @@ from core.data.ingest import read_isolated
 from core.data.packing import Schedule, pack_rows, shared_beginning
 from core.data.split import Split, split
 from core.data.types import Example
+from core.device import device_of, peak_bytes, release, within_budget
 from core.errors import DataError, Stopped
 from core.evaluate.generate import answer
 from core.evaluate.marks import mark_run
@@ -49,7 +50,6 @@ from core.plan.planning import Planned as Found
 from core.plan.planning import does_not_fit, plan_for
 from core.plan.rounding import round_linears
 from core.plan.types import LinearPlan, Plan
-from core.process import peak_bytes, release
 from core.train import checkpoint
 from core.train.loop import (
     Progress,
@@ -90,8 +90,9 @@ def plan_run(config: RunConfig, emit: Emit) -> Plan:
         StudioError: if model, data or settings cannot be used.
     """
     config = methods.composed(config)
-    lesson = _lesson(config, _read(config)[1], emit)
-    return _found(config, lesson, emit).plan
+    with within_budget(device_of(config.device), config.budget_bytes):
+        lesson = _lesson(config, _read(config)[1], emit)
+        return _found(config, lesson, emit).plan
 
 
 def run(config: RunConfig, out: Path, emit: Emit, should_stop: ShouldStop) -> dict[str, Any]:
@@ -101,6 +102,7 @@ def run(config: RunConfig, out: Path, emit: Emit, should_stop: ShouldStop) -> di
         StudioError: in the words a person reads; ``Stopped`` if the person stopped or paused it.
     """
     config = methods.composed(config)
+    device_of(config.device)  # if there is no such device, say so before anything is written
     out.mkdir(parents=True, exist_ok=True)
     emit(PhaseChanged("data"))
     config.save(out / "config.json")
@@ -115,8 +117,13 @@ def resume(out: Path, emit: Emit, should_stop: ShouldStop) -> dict[str, Any]:
     Raises:
         StudioError: in the words a person reads.
     """
-    started = time.monotonic()
     config = RunConfig.load(out / "config.json")
+    with within_budget(device_of(config.device), config.budget_bytes):
+        return _resume(out, config, emit, should_stop)
+
+
+def _resume(out: Path, config: RunConfig, emit: Emit, should_stop: ShouldStop) -> dict[str, Any]:
+    started = time.monotonic()
     if (out / "result.json").is_file() and (out / store.ADAPTER).is_dir():
         done: dict[str, Any] = json.loads((out / "result.json").read_text("utf-8"))
         return done
@@ -137,7 +144,7 @@ def resume(out: Path, emit: Emit, should_stop: ShouldStop) -> dict[str, Any]:
         workspace.forget()
         release()
         digest = _keep_best(out, config, trainer)
-    measured, trained = peak_bytes(), trainer.progress
+    measured, trained = peak_bytes(trainer.model.device), trainer.progress
     result = {
         "run": out.name,
         "status": "done",
@@ -282,6 +289,7 @@ def _start(out: Path, config: RunConfig, lesson: Lesson, found: Found, emit: Emi
             Path(folder),
             group=config.quant.group,
             embedding_bits=8 if found.tight else 16,
+            device=device_of(config.device),
             on_linear=rounded,
         )
         release()
@@ -291,6 +299,7 @@ def _start(out: Path, config: RunConfig, lesson: Lesson, found: Found, emit: Emi
             config.quant.group,
             candidate,
             error_start=config.adapter.start == "error",
+            device=device_of(config.device),
             on_linear=loaded,
         )
         store.save_base(out, store.adapted(model))
@@ -303,7 +312,7 @@ def _trainer(out: Path, config: RunConfig, plan: Plan, lesson: Lesson, emit: Emi
     """The loop at the newest whole checkpoint, or at step 0."""
     found = checkpoint.newest(out / "checkpoints")
     tensors = found[1] if found else store.start_triplets(out)
-    model, _ = store.load_stored(out)
+    model, _ = store.load_stored(out, device_of(config.device))
     layers = store.adapted(model)
     store.set_triplets(layers, tensors)
     release()

@@ -35,7 +35,7 @@ def save_base(out: Path, layers: Mapping[str, AdapterLinear]) -> None:
     """Write the stored codes and the triplets at step 0 of a run."""
     with whole_folder(out / BASE) as folder:
         codes = {
-            f"{name}.{key}": buffer
+            f"{name}.{key}": buffer.cpu()
             for name, layer in layers.items()
             if layer.quantized.scheme.bits < 8
             for key, buffer in layer.quantized.named_buffers()

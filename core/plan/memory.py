@@ -28,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from core import modelload, workspace
 from core.assemble import LanguageModel, assemble, skeleton
+from core.device import name_of
 from core.errors import ModelError
 from core.home import CHECKOUT, cache_folder
 from core.layers.lora import AdapterLinear
@@ -160,7 +161,7 @@ class Probe:
     step: StepBytes
 
 
-def probe(path: Path) -> Probe:
+def probe(path: Path, device: torch.device) -> Probe:
     """Measure (or recall) the model at ``path`` in a child process; seconds, the first time.
 
     A process of its own, because what libraries once took they keep, and because the present
@@ -172,19 +173,19 @@ def probe(path: Path) -> Probe:
     config = (path / "config.json").read_bytes()
     versions = f"{VERSION} {torch.__version__} {transformers.__version__} {sys.version_info[:3]}"
     threads = f"{torch.get_num_threads()}"
-    digest = hashlib.sha256(config + f"{versions} {threads}".encode())
+    digest = hashlib.sha256(config + f"{versions} {threads} {name_of(device)}".encode())
     kept = cache_folder() / f"probe-{digest.hexdigest()[:24]}.json"
     try:
         tree = json.loads(kept.read_text("utf-8"))
     except (OSError, ValueError):
-        tree = _probe_in_child(path)
+        tree = _probe_in_child(path, device)
         write_whole(kept, json.dumps(tree))
     return Probe(int(tree["process"]), StepBytes(**tree["step"]))
 
 
-def _probe_in_child(path: Path) -> dict[str, Any]:
+def _probe_in_child(path: Path, device: torch.device) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", "core.plan.probe", str(path)],
+        [sys.executable, "-m", "core.plan.probe", str(path), str(device)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -204,10 +205,10 @@ def _probe_in_child(path: Path) -> dict[str, Any]:
     return tree
 
 
-def measure_step(path: Path) -> StepBytes:
+def measure_step(path: Path, device: torch.device | None = None) -> StepBytes:
     """Run steps of a few blocks and count (see the head of this file)."""
     layers = int(modelload.load_config(path).num_hidden_layers)
-    many = probe_model(path, 3)
+    many = probe_model(path, 3, device)
     few = len(many.blocks) - 1 or 1
     lines: dict[str, list[float]] = {}
     for switch in ("on", "off"):
@@ -231,7 +232,8 @@ def _chunk(model: LanguageModel) -> list[float]:
     v, d = model.head.out_features, model.head.in_features
     block = min(ROW_BLOCK, v)
     each = 4 * v * (2 if model.softcap else 1) + 4 * block
-    return [float(chunk_rows(v)), float(each), float(2 * block * d * 4)]
+    packed = 2 if model.device.type == "cpu" else 1
+    return [float(chunk_rows(v)), float(each), float(packed * block * d * 4)]
 
 
 def _row(model: LanguageModel, tokens: int) -> tuple[Tensor, Tensor]:
@@ -239,7 +241,8 @@ def _row(model: LanguageModel, tokens: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, model.head.out_features, (tokens,), generator=generator)
     half = tokens // 2
-    return ids, torch.cat([torch.arange(half), torch.arange(tokens - half)])
+    positions = torch.cat([torch.arange(half), torch.arange(tokens - half)])
+    return ids.to(model.device), positions.to(model.device)
 
 
 def _frame_bytes(model: LanguageModel, tokens: int) -> float:
@@ -281,7 +284,7 @@ def peaks(model: LanguageModel, tokens: int) -> tuple[float, float]:
     return float(held + forward), float(held + live.peak - gradients)
 
 
-def probe_model(path: Path, blocks: int) -> LanguageModel:
+def probe_model(path: Path, blocks: int, device: torch.device | None = None) -> LanguageModel:
     """The model with its first ``blocks`` blocks and empty weights."""
     model = skeleton(path, blocks)
 
@@ -289,7 +292,7 @@ def probe_model(path: Path, blocks: int) -> LanguageModel:
         name: str, read: Callable[[], Tensor], bias: Tensor | None, transposed: bool
     ) -> nn.Module:
         o, i = modelload.linear_shape(model.get_submodule(name))
-        layer = AdapterLinear(_empty(o, i), bias, transposed=transposed)
+        layer = AdapterLinear(_empty(o, i, device), bias, transposed=transposed)
         layer.set_triplets(
             torch.zeros(o, PROBE_RANK), torch.ones(PROBE_RANK), torch.zeros(PROBE_RANK, i)
         )
@@ -297,13 +300,14 @@ def probe_model(path: Path, blocks: int) -> LanguageModel:
 
     zeros = _Zeros(model)
     o, i = (int(n) for n in model.get_input_embeddings().weight.shape)
-    return assemble(model, zeros, store, table=lambda name: _empty(o, i))
+    return assemble(model, zeros, store, table=lambda name: _empty(o, i, device), device=device)
 
 
-def _empty(out_features: int, in_features: int) -> QuantizedWeight:
+def _empty(out_features: int, in_features: int, device: torch.device | None) -> QuantizedWeight:
     """A weight of zeros in fp16: like any stored one it is expanded for each use, but in one go."""
     stored = QuantizedWeight(Scheme(16), out_features, in_features)
-    stored.register_buffer("dense", torch.zeros(out_features, in_features, dtype=torch.float16))
+    zeros = torch.zeros(out_features, in_features, dtype=torch.float16, device=device)
+    stored.register_buffer("dense", zeros)
     return stored
 
 

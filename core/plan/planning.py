@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from core import modelload
 from core.config import MB, RunConfig
 from core.data.chat import Encoded
 from core.data.packing import largest_step, make_row
+from core.device import device_of, release, total_bytes
 from core.errors import MemoryBudgetError
 from core.events import Emit, PhaseChanged
 from core.home import cache_folder
@@ -26,7 +26,6 @@ from core.plan.memory import StepBytes, probe
 from core.plan.planner import SHARE, Situation, make_plan, minimum_budget
 from core.plan.profile import VERSION, WIDTHS, Profile, measure, unknown_prices
 from core.plan.types import Plan
-from core.process import release
 from core.quant.schemes import Scheme
 
 LEAST_TOKENS = 256  # of the class's text; below, the statistics are too poor to plan on
@@ -72,7 +71,8 @@ def plan_for(
         MemoryBudgetError: if not even the measurement fits into the budget.
     """
     emit(PhaseChanged("profile", 0.0))
-    found = probe(path)
+    device = device_of(config.device)
+    found = probe(path, device)
     step, process = found.step, found.process
     shape = _shape(path)
     budget = config.budget_bytes * SHARE if config.budget_bytes else float("inf")
@@ -103,7 +103,7 @@ def plan_for(
         least_profile_peak=step.at(max(LEAST_TOKENS, longest), step.layers) + shape["pricing"],
         model=config.model,
         data_sha256=data_sha256,
-        limit=int(psutil.virtual_memory().total),
+        limit=total_bytes(device),
     )
     if profile is None:
         if process + shape["fixed"] + shape["tables_8"] + peak > budget:
@@ -120,6 +120,7 @@ def plan_for(
             group=config.quant.group,
             widths=WIDTHS,
             embedding_bits=8 if tight else 16,
+            device=device,
         )
         release()
         situation = replace(situation, prices=profile.prices)

@@ -41,8 +41,9 @@ class LinearPlan:
 class Plan:
     """The answer to a budget.
 
-    ``parts`` are predicted bytes at the peak: ``process`` (interpreter and libraries), ``weights``,
-    ``embeddings``, ``adapters``, ``gradients``, ``optimizer``, ``activations``.
+    ``parts`` are predicted bytes at the peak: ``process`` (interpreter and libraries; on a GPU an
+    allowance for its context and the work space of its libraries), ``weights``, ``embeddings``,
+    ``adapters``, ``gradients``, ``optimizer``, ``activations``.
     When ``feasible`` is false the plan is the smallest there is, and ``suggestion`` the smallest
     change that fits.
     """

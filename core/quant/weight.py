@@ -5,7 +5,9 @@ Shapes: o = out_features, i = in_features, g = group, n = o * ceil(i / g) groups
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -121,7 +123,12 @@ class QuantizedWeight(nn.Module):
 
     def _expand(self, out: Tensor, codes: Tensor, scale: Tensor, zero: Tensor | None) -> None:
         if codes.device.type != "cpu":
-            self._expand_chunk(out, codes, scale, zero, torch.empty_like(out, dtype=torch.uint8))
+            kernels = _kernels()
+            if kernels is not None and codes.device.type == "cuda":
+                kernels.expand(out, codes, scale, zero, self.scheme.bits)
+            else:
+                scratch = torch.empty_like(out, dtype=torch.uint8)
+                self._expand_chunk(out, codes, scale, zero, scratch)
             return
         count = min(CHUNK_GROUPS, len(out))
         with frame() as room:
@@ -146,6 +153,16 @@ class QuantizedWeight(nn.Module):
             out.copy_(scratch)
             out.sub_(zero.to(out.dtype)[:, None])
         out.mul_(s)
+
+
+@functools.cache
+def _kernels() -> Any:
+    """The kernels for CUDA, or None where ``triton`` is missing (Windows, PyTorch for CPUs)."""
+    try:
+        from core.quant import triton_kernels
+    except ImportError:
+        return None
+    return triton_kernels
 
 
 def to_groups(weight: Tensor, group: int) -> Tensor:

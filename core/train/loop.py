@@ -18,10 +18,10 @@ from torch import Tensor
 from core.assemble import LanguageModel
 from core.config import TrainConfig
 from core.data.packing import Row, Schedule
+from core.device import held_bytes, peak_bytes
 from core.errors import TrainingError
 from core.events import Emit, Evaluated, MemoryMeasured, Note, StepDone, VerdictReached
 from core.layers.lora import AdapterLinear
-from core.process import peak_bytes, resident_bytes
 from core.train.ranks import RankController
 from core.train.verdict import verdict
 
@@ -169,7 +169,9 @@ class Trainer:
         return False
 
     def _compare_memory(self) -> None:
-        self.emit(MemoryMeasured(self.predicted_bytes, peak_bytes(), self.budget_bytes))
+        self.emit(
+            MemoryMeasured(self.predicted_bytes, peak_bytes(self.model.device), self.budget_bytes)
+        )
 
     def _tensors(self, row: Row) -> tuple[Tensor, Tensor, Tensor]:
         device = self.model.device
@@ -189,8 +191,8 @@ class Trainer:
                 loss=loss,
                 lr=self.learning_rate(p.step - 1),
                 tokens_per_second=p.tokens / max(1e-9, p.seconds),
-                memory_bytes=resident_bytes(),
-                peak_bytes=peak_bytes(),
+                memory_bytes=held_bytes(self.model.device),
+                peak_bytes=peak_bytes(self.model.device),
                 seconds=p.seconds,
                 seconds_left=left,
             )
@@ -262,8 +264,11 @@ def restore_optimizer(
     for name, layer in layers.items():
         for key in ("U", "s", "V"):
             prefix = f"optim.{name}.{key}."
+            parameter = getattr(layer, key)
             state: dict[str, Any] = {
-                k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)
+                k.removeprefix(prefix): v.to(parameter.device)
+                for k, v in tensors.items()
+                if k.startswith(prefix)
             }
             if state:
-                optimizer.state[getattr(layer, key)] = state
+                optimizer.state[parameter] = state
