@@ -66,7 +66,7 @@ from core.whole import write_whole
 
 ShouldStop = Callable[[], str]
 LEAST_STEPS = 12  # unless a number is asked for: fewer hardly move the adapter
-PROBE_TOKENS = 256  # learned tokens of the examples on which changes of bits are judged
+PROBE_TOKENS = 128  # learned tokens of the examples on which changes of bits are judged
 SAMPLE_SHARE = 0.06  # of the training time may go into sample answers
 SAMPLE_TOKENS = 40
 

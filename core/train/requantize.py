@@ -10,9 +10,10 @@ asked again, of the model as it is now and with the bytes that removed ranks hav
 3. A layer that changes computes T = Q + U diag(s m) V. With fewer bits Q' is T rounded, with more
    bits it is W rounded, or W itself; (U, s, V) are fitted anew to T - Q' at the present rank, in
    the measure of its inputs and sensitivities, and their moments start again.
-4. Each change is a transaction: the loss on examples that nothing was fitted to may not rise by
-   more than ``RISE`` above the least seen in this round, and the ledger must balance; else the
-   layer is taken back, bit for bit.
+4. Changes are transactions: the loss on examples that nothing was fitted to may not rise by more
+   than ``RISE`` above the least seen in this round, and the ledger must balance; else layers are
+   taken back, bit for bit. Several are judged at once, as many as can be taken back within the
+   plan's bytes; where they do harm, each half is tried alone.
 
 What to do is not said in the paper's abstract; all of this is our interpretation. The loss judges,
 not the distance to the state before: more bits are there to change the function for the better.
@@ -381,8 +382,17 @@ class Snapshot:
             self.trainer.ranks.tracks[self.name] = self.track
 
 
+@dataclass
+class _Done:
+    """A proposal that is applied and can still be taken back."""
+
+    proposal: Proposal
+    tensors: dict[str, Tensor]
+    before: Snapshot
+
+
 class _Trial:
-    """Tries proposals one after the other on the trainer; keeps those that do no harm."""
+    """Tries proposals on the trainer, several at a time; keeps those that do no harm."""
 
     def __init__(
         self, trainer: Trainer, probe: Sequence[Row], group: int, read: Read, kept: Path
@@ -395,61 +405,97 @@ class _Trial:
     def all(self, proposals: Sequence[Proposal]) -> dict[str, int]:
         """Promote while there is room, most gain a byte first; demote only to make room.
 
-        Returns the new bits of the layers that were kept.
+        As many are applied before the loss is measured as can be taken back within the plan's
+        bytes. Returns the new bits of the layers that were kept.
         """
         up = sorted((p for p in proposals if p.grows > 0), key=lambda p: -p.gain / p.grows)
         down = sorted((p for p in proposals if p.grows <= 0), key=lambda p: p.gain / (p.grows - 1))
+        batch: list[_Done] = []
         while up:
             room = self.room()
             fitting = next((p for p in up if p.grows <= room), None)
-            if fitting is not None:
-                up.remove(fitting)
-                self.one(fitting)
-            elif down:
-                self.one(down.pop(0))
-            else:
+            if fitting is None and not down:
                 break
+            proposal = fitting or down[0]
+            (up if fitting else down).remove(proposal)
+            done = self._apply(proposal, batch)
+            if done is None and batch:  # no room to take it back beside the others
+                self._settle(batch)
+                batch, done = [], self._apply(proposal, [])
+            if done is None:
+                self._tell_undone(proposal, None)
+            else:
+                batch.append(done)
+        self._settle(batch)
         return self.bits
 
     def room(self) -> float:
+        """Bytes by which stored weights may still grow."""
         ledger = self.trainer.ledger
         return ledger.room(self.trainer.held()) if ledger else math.inf
 
-    def one(self, proposal: Proposal) -> bool:
-        """Apply a proposal; take it back if the ledger or the loss forbids it."""
-        trainer, step = self.trainer, self.trainer.progress.step
+    def _apply(self, proposal: Proposal, batch: Sequence[_Done]) -> _Done | None:
+        """Change the layer; None, and the layer as it was, if the ledger forbids it."""
         tensors = load_file(proposal.file)
         scheme = Scheme(proposal.to_bits, self.group)
         stored = stored_weight(tensors, scheme, lambda: self.read(proposal.name))
-        before = Snapshot(trainer, proposal.name)
-        told = (step, proposal.name, proposal.from_bits, proposal.to_bits, self.loss)
+        before = Snapshot(self.trainer, proposal.name)
         before.change(stored, tensors["U"], tensors["V"])
-        loss: float | None = None
         try:
-            self._balance(before)
-            loss = trainer.mean_loss(self.probe)
+            self._balance([*(d.before for d in batch), before])
         except LedgerError:
-            pass
-        if loss is None or not loss <= self.least + RISE:
             before.restore()
-            measured = loss if loss is not None and math.isfinite(loss) else None
-            trainer.emit(RolledBack(*told, measured))
-            return False
-        self.loss, self.least = loss, min(self.least, loss)
-        self.bits[proposal.name] = proposal.to_bits
-        self._keep(proposal, tensors, before)
-        trainer.emit(BitsChanged(step, {proposal.name: proposal.to_bits}, "requantized"))
-        trainer.emit(Requantized(*told, loss))
-        return True
+            return None
+        return _Done(proposal, tensors, before)
 
-    def _balance(self, before: Snapshot) -> None:
-        """Check the next step, and this moment: the old layer lies where gradients will."""
+    def _balance(self, snapshots: Sequence[Snapshot]) -> None:
+        """Check the next step, and this moment: old layers lie where gradients will."""
         ledger = self.trainer.ledger
         if ledger is None:
             return
         now, step = self.trainer.held(), self.trainer.progress.step
         ledger.check(now, step)
-        ledger.check(now, step, before.nbytes - now.gradients)
+        ledger.check(now, step, sum(s.nbytes for s in snapshots) - now.gradients)
+
+    def _settle(self, batch: Sequence[_Done]) -> None:
+        """Keep what is applied if the loss allows it; else take it back and try each half."""
+        if not batch:
+            return
+        loss = self.trainer.mean_loss(self.probe)
+        if loss <= self.least + RISE:
+            for done in batch:
+                self._keep(done.proposal, done.tensors, done.before)
+            self._tell_done(batch, loss)
+            return
+        for done in reversed(batch):
+            done.before.restore()
+        if len(batch) == 1:
+            self._tell_undone(batch[0].proposal, loss if math.isfinite(loss) else None)
+            return
+        middle = len(batch) // 2
+        for half in (batch[:middle], batch[middle:]):
+            again: list[_Done] = []
+            for old in half:
+                new = self._apply(old.proposal, again)
+                if new is None:  # its room would have come from a layer that was taken back
+                    self._tell_undone(old.proposal, None)
+                else:
+                    again.append(new)
+            self._settle(again)
+
+    def _tell_done(self, batch: Sequence[_Done], loss: float) -> None:
+        """Say what changed; a batch has one loss before it and one after."""
+        trainer, step = self.trainer, self.trainer.progress.step
+        new = {d.proposal.name: d.proposal.to_bits for d in batch}
+        trainer.emit(BitsChanged(step, new, "requantized"))
+        for p in (done.proposal for done in batch):
+            trainer.emit(Requantized(step, p.name, p.from_bits, p.to_bits, self.loss, loss))
+        self.bits |= new
+        self.loss, self.least = loss, min(self.least, loss)
+
+    def _tell_undone(self, p: Proposal, loss: float | None) -> None:
+        step = self.trainer.progress.step
+        self.trainer.emit(RolledBack(step, p.name, p.from_bits, p.to_bits, self.loss, loss))
 
     def _keep(self, proposal: Proposal, tensors: dict[str, Tensor], before: Snapshot) -> None:
         """Write the codes down, and by what the triplets moved without anything being learned."""

@@ -99,7 +99,8 @@ def test_bits_move_and_are_told(whole):
         assert bits[event.layer] == event.from_bits != event.to_bits
         bits[event.layer] = event.to_bits
     told = [e for e in of_kind(events, "bits") if e.reason == "requantized"]
-    assert [e.bits for e in told] == [{e.layer: e.to_bits} for e in changed]
+    sums = [(e.step, n, b) for e in told for n, b in e.bits.items()]
+    assert sums == [(e.step, e.layer, e.to_bits) for e in changed]
     assert {x.name: x.bits for x in store.load_plan(out).linears} == bits
 
 
@@ -245,6 +246,31 @@ def test_a_change_that_harms_is_rolled_back_bit_for_bit(trainer, monkeypatch):
     trained = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     for layer in trainer.layers.values():
         assert all(id(p) in trained for p in (layer.U, layer.s, layer.V) if p.numel())
+
+
+def test_of_several_changes_only_the_harmful_ones_are_taken_back(trainer, monkeypatch):
+    """Planted: the loss rises as soon as one of three layers is in other bits."""
+    requantizer, trainer = trainer
+    bad, *good = list(trainer.layers)[:3]
+    monkeypatch.setattr(requantize, "choose", lambda *given: {bad: 2, good[0]: 4, good[1]: 16})
+    real = type(trainer).mean_loss
+
+    def mean_loss(self, rows):
+        return real(self, rows) * 0 + 2.0 + (trainer.layers[bad].quantized.scheme.bits != 8)
+
+    monkeypatch.setattr(type(trainer), "mean_loss", mean_loss)
+    trainer.ledger = replace(trainer.ledger, allotted=trainer.ledger.allotted + 10**5)
+    monkeypatch.setattr(requantize._Trial, "room", lambda self: -1.0 if missing() else 1e9)
+
+    def missing():  # demotions come first, and all of them
+        return any(trainer.layers[n].quantized.scheme.bits == 8 for n in (bad, good[0]))
+
+    events, trainer.emit = [], lambda event: events.append(event)
+    requantizer(trainer)
+    assert {e.layer for e in of_kind(events, "rolled_back")} == {bad}
+    assert {e.layer for e in of_kind(events, "requantized")} == set(good)
+    bits = [trainer.layers[n].quantized.scheme.bits for n in (bad, *good)]
+    assert bits == [8, 4, 16]
 
 
 def test_a_change_that_the_ledger_forbids_is_rolled_back(trainer, monkeypatch):
