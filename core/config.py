@@ -116,6 +116,9 @@ class TrainConfig:
     micro_batch_tokens: int = _help(0, "Tokens of one forward pass; 0: as the plan says", "tokens")
     eval_every: int = _help(0, "Steps between looks at the quiz loss; 0: ten times a run", "steps")
     checkpoint_every: int = _help(0, "Steps between checkpoints; 0: ten times a run", "steps")
+    requantize: bool = _help(
+        False, "Choose the layers' bits again after a third and two thirds of the steps"
+    )
     stop_early: bool = _help(True, "Keep the best checkpoint when the quiz loss rises")
     seed: int = _help(0, "Seed of everything random", "", low=0)
 

@@ -58,11 +58,42 @@ class Planned(Event):
 
 @dataclass(frozen=True)
 class BitsChanged(Event):
-    """Stored bits per linear, by name (only those that changed)."""
+    """Stored bits per linear, by name (only those that changed) and why."""
 
     kind: ClassVar[str] = "bits"
     step: int
     bits: dict[str, int]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Requantized(Event):
+    """A layer was stored in other bits while training; the change is kept.
+
+    Losses are nats per answer token on examples of the class that the change was not fitted to,
+    before and after it.
+    """
+
+    kind: ClassVar[str] = "requantized"
+    step: int
+    layer: str
+    from_bits: int
+    to_bits: int
+    loss_before: float
+    loss_after: float
+
+
+@dataclass(frozen=True)
+class RolledBack(Event):
+    """A layer was stored in other bits, and taken back: the loss rose too far, or no room."""
+
+    kind: ClassVar[str] = "rolled_back"
+    step: int
+    layer: str
+    from_bits: int
+    to_bits: int
+    loss_before: float
+    loss_after: float | None = None  # None: it was not measured
 
 
 @dataclass(frozen=True)

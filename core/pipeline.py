@@ -46,11 +46,13 @@ from core.events import (
     RanksChanged,
     SampleAnswer,
 )
+from core.plan.memory import probe
 from core.plan.planning import Planned as Found
-from core.plan.planning import does_not_fit, plan_for
+from core.plan.planning import calibration_row, does_not_fit, plan_for
 from core.plan.rounding import round_linears
 from core.plan.types import LinearPlan, Plan
 from core.train import checkpoint
+from core.train.ledger import Ledger
 from core.train.loop import (
     Progress,
     Trainer,
@@ -59,10 +61,12 @@ from core.train.loop import (
     restore_optimizer,
 )
 from core.train.ranks import RankController
+from core.train.requantize import Requantizer
 from core.whole import write_whole
 
 ShouldStop = Callable[[], str]
 LEAST_STEPS = 12  # unless a number is asked for: fewer hardly move the adapter
+PROBE_TOKENS = 128  # learned tokens of the examples on which changes of bits are judged
 SAMPLE_SHARE = 0.06  # of the training time may go into sample answers
 SAMPLE_TOKENS = 40
 
@@ -312,7 +316,8 @@ def _trainer(out: Path, config: RunConfig, plan: Plan, lesson: Lesson, emit: Emi
     """The loop at the newest whole checkpoint, or at step 0."""
     found = checkpoint.newest(out / "checkpoints")
     tensors = found[1] if found else store.start_triplets(out)
-    model, _ = store.load_stored(out, device_of(config.device))
+    changes = found[2]["progress"].get("requantized", []) if found else []
+    model, _ = store.load_stored(out, device_of(config.device), requantized=changes)
     layers = store.adapted(model)
     store.set_triplets(layers, tensors)
     release()
@@ -342,6 +347,8 @@ def _trainer(out: Path, config: RunConfig, plan: Plan, lesson: Lesson, emit: Emi
         _Sampler(lesson, emit),
         predicted_bytes=plan.predicted_peak_bytes,
         budget_bytes=config.budget_bytes,
+        ledger=Ledger.of(plan),
+        requantize=_requantizer(out, config, plan, lesson, emit),
     )
     if config.adapter.dynamic:
         cost = sum(x.target_rank * (x.out_features + x.in_features + 1) for x in plan.linears)
@@ -349,6 +356,50 @@ def _trainer(out: Path, config: RunConfig, plan: Plan, lesson: Lesson, emit: Emi
     if found:
         _restore(trainer, found[1], found[2])
     return trainer
+
+
+def _requantizer(
+    out: Path, config: RunConfig, plan: Plan, lesson: Lesson, emit: Emit
+) -> Requantizer | None:
+    """What changes bits while training, if that is wanted and bits are the plan's to choose."""
+    if not config.train.requantize:
+        return None
+    if config.quant.bits or config.quant.scheme != "affine":
+        text = "The bits are fixed by the settings and will not change while training."
+        emit(Note(text, "train.requantize_fixed"))
+        return None
+    judged, fitted = _set_apart(lesson.train, PROBE_TOKENS)
+    return Requantizer(
+        out,
+        lesson.path,
+        plan,
+        config.quant.group,
+        lambda tokens: calibration_row(fitted, tokens, lesson.shared),
+        pack_rows(judged, plan.micro_batch, lesson.shared),
+        probe(lesson.path, device_of(config.device)).step,
+        config.quant.calibration_tokens,
+    )
+
+
+def _set_apart(encoded: list[Encoded], tokens: int) -> tuple[list[Encoded], list[Encoded]]:
+    """Examples of about so many learned tokens from all of the class, and the others.
+
+    At least half of the class is left over; of a single example both are that one.
+    """
+    most = len(encoded) // 2
+    order = [k for first in range(4) for k in range(first, len(encoded), 4)][:most]
+    apart: set[int] = set()
+    for k in order:
+        if tokens <= 0:
+            break
+        apart.add(k)
+        tokens -= sum(label != -100 for label in encoded[k].labels)
+    if not apart:
+        return encoded, encoded
+    return (
+        [encoded[k] for k in sorted(apart)],
+        [e for k, e in enumerate(encoded) if k not in apart],
+    )
 
 
 def _save(out: Path, trainer: Trainer) -> None:
@@ -375,17 +426,23 @@ def _restore(trainer: Trainer, tensors: dict[str, Tensor], state: dict[str, Any]
         trainer.ranks.restore(tensors, int(state["updates"]), float(state["start_cost"]))
     for name, layer in trainer.layers.items():
         trainer.emit(RanksChanged(trainer.progress.step, {name: layer.active_rank}, "resumed"))
+    if trainer.requantize is not None:
+        bits = {name: layer.quantized.scheme.bits for name, layer in trainer.layers.items()}
+        trainer.emit(BitsChanged(trainer.progress.step, bits, "resumed"))
 
 
 def _keep_best(out: Path, config: RunConfig, trainer: Trainer) -> str:
     """Take the best checkpoint if a later one is worse; write the adapter; return its hash."""
     p = trainer.progress
+    changes = p.requantized
     if config.train.stop_early and 0 < p.best_step < p.step:
         best = checkpoint.load(out / "checkpoints" / f"step-{p.best_step:06d}")
         if best is not None:
             store.set_triplets(trainer.layers, best[0])
+            changes = best[1]["progress"].get("requantized", [])
             trainer.emit(Note(f"The best state, of step {p.best_step}, is kept.", "train.best"))
     facts = {"model": config.model, "method": config.method, "steps": p.step}
+    facts["requantized"] = changes
     return store.save_adapter(out, trainer.layers, facts)
 
 

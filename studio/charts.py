@@ -90,11 +90,12 @@ def live_delta(events: Sequence[dict[str, Any]], words: Words) -> dict[str, Any]
 
     Returns:
         ``steps``: one list a step in the order of ``columns``; ``base`` and ``tuned``: held-out
-        ``[step, nll]``; ``ranks`` and ``bits``: the newest value by layer name; ``plan``: a grid
-        when a plan was made; ``notes``; and the newest of each other kind under its name.
+        ``[step, nll]``; ``ranks`` and ``bits``: the newest value by layer name; ``changes``: a
+        sentence for every change of bits while training, kept or taken back; ``plan``: a grid when
+        a plan was made; ``notes``; and the newest of each other kind under its name.
     """
     delta: dict[str, Any] = {"columns": _STEP_COLUMNS, "steps": [], "base": [], "tuned": []}
-    delta |= {"ranks": {}, "bits": {}, "notes": []}
+    delta |= {"ranks": {}, "bits": {}, "notes": [], "changes": []}
     for event in events:
         kind = event.get("kind")
         if kind == "step":
@@ -105,6 +106,8 @@ def live_delta(events: Sequence[dict[str, Any]], words: Words) -> dict[str, Any]
             delta[which].append([event["step"], event["nll"]])
         elif kind in ("ranks", "bits"):
             delta[kind].update(event[kind])
+        elif kind in ("requantized", "rolled_back"):
+            delta["changes"].append(_change(event, words))
         elif kind == "plan":
             delta["plan"] = plan_summary(event["plan"], words)
         elif kind == "note":
@@ -115,6 +118,23 @@ def live_delta(events: Sequence[dict[str, Any]], words: Words) -> dict[str, Any]
         elif kind in _LATEST:
             delta[str(kind)] = {k: v for k, v in event.items() if k not in ("kind", "seq")}
     return delta
+
+
+def _change(event: dict[str, Any], words: Words) -> str:
+    """Say that a layer was stored in other bits, or that this was taken back."""
+    after = event.get("loss_after")
+    values = {
+        "step": event["step"],
+        "layer": event["layer"],
+        "before": event["from_bits"],
+        "after": event["to_bits"],
+        "loss_before": f"{event['loss_before']:.3f}",
+    }
+    if event["kind"] == "requantized":
+        return words("train.requantized", **values, loss_after=f"{after:.3f}")
+    if after is None:
+        return words("train.no_room", **{k: values[k] for k in ("step", "layer", "after")})
+    return words("train.rolled_back", **values, loss_after=f"{after:.3f}")
 
 
 def _failure(event: dict[str, Any], words: Words) -> dict[str, str]:

@@ -16,6 +16,7 @@
       : `${m}:${String(s % 60).padStart(2, "0")}`;
   }
   const rate = (lr) => (lr > 0 ? lr.toExponential(1).replace("e-", "e−") : "0");
+  const CHANGES_SHOWN = 12; // the newest; the map shows all bits as they are now
   const SMOOTHING = 0.15; // share of the newest step in the bold curve
 
   class Live {
@@ -41,10 +42,11 @@
       this.cursor = 0;
       this.info = null;
       this.state = { steps: 0, total: 0, smooth: null, base: null, tuned: [], grid: null, ranks: {}, bits: {}, plan: null,
-        memory: null, phase: null, last: null, verdict: null, sample: null, failed: null, notes: [] };
+        memory: null, phase: null, last: null, verdict: null, sample: null, failed: null, notes: [], changes: [] };
       this.pending = { x: [], raw: [], smooth: [], qx: [], qy: [] };
       this.charted = false;
       this.part("maps").hidden = true;
+      this.part("changes").hidden = true;
       this.field("sample").replaceChildren();
       this.field("notice").replaceChildren();
     }
@@ -97,6 +99,7 @@
       for (const kind of ["ranks", "bits"]) if (Object.keys(delta[kind]).length) { Object.assign(s[kind], delta[kind]); s.moved = true; }
       for (const name of ["memory", "phase", "verdict", "sample", "failed"]) if (delta[name]) s[name] = delta[name];
       if (delta.status && delta.status.status === "running") s.failed = null;
+      s.changes.push(...delta.changes);
       for (const note of delta.notes) if (!s.notes.includes(note)) s.notes.push(note);
     }
 
@@ -128,7 +131,15 @@
       this.showMemory();
       this.showVerdict();
       this.showSample();
+      this.showChanges();
       this.showNotice();
+    }
+    showChanges() {
+      const changes = this.state.changes, list = this.field("changes");
+      this.part("changes").hidden = !changes.length;
+      if (list.dataset.mark === `${this.run}${changes.length}`) return;
+      list.dataset.mark = `${this.run}${changes.length}`;
+      list.replaceChildren(...changes.slice(-CHANGES_SHOWN).reverse().map((text) => make("li", { textContent: text })));
     }
     progress() {
       const s = this.state;

@@ -3,13 +3,18 @@
 A run folder holds ``base/`` (stored codes of the layers below 8 bits; wider ones are made from the
 base model again), ``start.safetensors`` (the triplets at step 0, so that what was learned can be
 told from what cancels quantization) and ``adapter/`` (the triplets, masks folded in).
+
+Where bits changed while training, ``requantized/step-000040/`` holds the layers that did, written
+once and never touched again. Checkpoints and the adapter name the steps that belong to them, so
+that a run that goes back to an earlier checkpoint, or keeps an earlier best, has the codes of then.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +31,9 @@ from core.data.chat import ChatFormat
 from core.errors import ModelError
 from core.layers.lora import AdapterLinear
 from core.manifest import check_manifest, whole_folder, write_manifest
-from core.plan.types import Plan
+from core.plan.types import LinearPlan, Plan
 
-BASE, START, ADAPTER = "base", "start.safetensors", "adapter"
+BASE, START, ADAPTER, REQUANTIZED = "base", "start.safetensors", "adapter", "requantized"
 
 
 def save_base(out: Path, layers: Mapping[str, AdapterLinear]) -> None:
@@ -106,6 +111,86 @@ def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def save_requantized(run: Path, step: int, bits: Mapping[str, int], files: Path) -> None:
+    """Keep the layers whose bits changed after ``step``.
+
+    Args:
+        run: the run's folder.
+        step: optimizer steps done.
+        bits: new bits by layer.
+        files: a folder on the same disk with ``NAME.safetensors`` of each layer: ``codes``,
+            ``scale`` and ``zero``, unless they are made from the base model again; and ``U``,
+            ``V``, by whose product the triplets moved without anything being learned. The files
+            move away.
+    """
+    with whole_folder(_requantized(run, step)) as folder:
+        for name in bits:
+            (files / f"{name}.safetensors").replace(folder / f"{name}.safetensors")
+        (folder / "bits.json").write_text(json.dumps(dict(bits), indent=1), "utf-8")
+        write_manifest(folder, step=step)
+
+
+def _requantized(run: Path, step: int) -> Path:
+    return run / REQUANTIZED / f"step-{step:06d}"
+
+
+def _changes(run: Path, steps: Sequence[int]) -> Iterator[tuple[str, int, Path]]:
+    """Layer, new bits and file of every change, in the order in which they happened.
+
+    Raises:
+        ModelError: if one is missing or damaged.
+    """
+    for step in steps:
+        folder = _requantized(run, step)
+        if not folder.is_dir():
+            raise ModelError(
+                "Layers that changed while training are missing.",
+                where=f"{REQUANTIZED}/{folder.name}",
+                action="Copy the whole folder of the run again, or train anew.",
+                code="adapter.requantized",
+            )
+        check_manifest(folder, contents=True)
+        for name, bits in json.loads((folder / "bits.json").read_text("utf-8")).items():
+            yield name, int(bits), folder / f"{name}.safetensors"
+
+
+def load_plan(run: Path, requantized: Sequence[int] | None = None) -> Plan:
+    """The run's plan with the bits that its layers have now.
+
+    Args:
+        run: the run's folder.
+        requantized: steps after which bits changed; None: those of the finished adapter.
+
+    Raises:
+        ModelError: if what changed is missing or damaged.
+    """
+    plan = Plan.from_json(json.loads((run / "plan.json").read_text("utf-8")))
+    steps = _final_changes(run) if requantized is None else requantized
+    new = {name: bits for name, bits, _ in _changes(run, steps)}
+    if not new:
+        return plan
+    group = RunConfig.load(run / "config.json").quant.group
+    linears = [_with_bits(plan, x, new.get(x.name, x.bits), group) for x in plan.linears]
+    sizes = [x.out_features * x.in_features for x in linears]
+    mean = sum(x.bits * n for x, n in zip(linears, sizes, strict=True)) / sum(sizes)
+    return replace(plan, linears=linears, average_bits=round(mean, 3))
+
+
+def _with_bits(plan: Plan, linear: LinearPlan, bits: int, group: int) -> LinearPlan:
+    changed = replace(linear, bits=bits)
+    before, after = (
+        scheme_of(plan, x, group).stored_bytes(x.out_features, x.in_features)
+        for x in (linear, changed)
+    )
+    return replace(changed, bytes=linear.bytes + after - before)
+
+
+def _final_changes(run: Path) -> list[int]:
+    """Steps after which bits changed on the way to the finished adapter."""
+    facts = json.loads((run / ADAPTER / "adapter.json").read_text("utf-8"))
+    return [int(step) for step in facts.get("requantized", [])]
+
+
 def base_candidate(run: Path, plan: Plan) -> Callable[[int], dict[str, Tensor]]:
     """Codes of the run's stored base by index of the linear layer, read one layer at a time."""
     file = safe_open(run / BASE / "codes.safetensors", "pt")
@@ -122,8 +207,15 @@ def base_candidate(run: Path, plan: Plan) -> Callable[[int], dict[str, Tensor]]:
     return candidate
 
 
-def load_stored(run: Path, device: torch.device | None = None) -> tuple[LanguageModel, Path]:
+def load_stored(
+    run: Path, device: torch.device | None = None, requantized: Sequence[int] = ()
+) -> tuple[LanguageModel, Path]:
     """The run's quantized base with empty adapters, and the folder of its base model.
+
+    Args:
+        run: the run's folder.
+        device: where the model goes; default CPU.
+        requantized: steps after which bits changed, of what is loaded; none: as planned.
 
     Raises:
         ModelError: if the run or its base model is not there, or damaged.
@@ -136,10 +228,11 @@ def load_stored(run: Path, device: torch.device | None = None) -> tuple[Language
             code="adapter.missing",
         )
     check_manifest(run / BASE, contents=True)
-    plan = Plan.from_json(json.loads((run / "plan.json").read_text("utf-8")))
+    plan = load_plan(run, requantized)
     config = RunConfig.load(run / "config.json")
     path = models.ensure_local(models.resolve(config.model))
     candidate = base_candidate(run, plan)
+    changed = {name: file for name, _, file in _changes(run, requantized)}
     index = {p.name: k for k, p in enumerate(plan.linears)}
 
     def store(
@@ -147,7 +240,8 @@ def load_stored(run: Path, device: torch.device | None = None) -> tuple[Language
     ) -> AdapterLinear:
         linear = plan.linears[index[name]]
         scheme = scheme_of(plan, linear, config.quant.group)
-        stored = stored_weight(candidate(index[name]), scheme, read)
+        found = load_file(changed[name]) if name in changed else candidate(index[name])
+        stored = stored_weight(found, scheme, read)
         return AdapterLinear(stored, bias, transposed=transposed)
 
     return build(path, store, embedding_bits=plan.embedding_bits, device=device), path
@@ -167,7 +261,7 @@ def load_run(run: Path, device: torch.device | None = None) -> tuple[LanguageMod
             code="adapter.missing",
         )
     check_manifest(run / ADAPTER, contents=True)
-    model, path = load_stored(run, device)
+    model, path = load_stored(run, device, _final_changes(run))
     tensors = load_file(run / ADAPTER / "adapter.safetensors")
     for name, layer in adapted(model).items():
         layer.set_triplets(*(tensors[f"{name}.{key}"] for key in ("U", "s", "V")))
@@ -182,6 +276,22 @@ def adapted(model: LanguageModel) -> dict[str, AdapterLinear]:
 def start_triplets(run: Path) -> dict[str, Tensor]:
     """U, s, V, m of every layer at step 0."""
     return load_file(run / BASE / START)
+
+
+def unlearned_triplets(run: Path) -> dict[str, Tensor]:
+    """U, s, V, m of every layer that a finished run would have, had it learned nothing.
+
+    The triplets at step 0 and, where the bits of a layer changed, what its triplets were moved by
+    then: what is left of the adapter without them was learned.
+    """
+    found = start_triplets(run)
+    for name, _, file in _changes(run, _final_changes(run)):
+        moved = load_file(file)
+        ones = torch.ones(moved["U"].shape[1])
+        for key, value, dim in (("U", moved["U"], 1), ("s", ones, 0), ("V", moved["V"], 0)):
+            found[f"{name}.{key}"] = torch.cat([found[f"{name}.{key}"], value], dim)
+        found[f"{name}.m"] = torch.cat([found[f"{name}.m"], ones])
+    return found
 
 
 def load_adapted(path: Path, *, merged: bool = True) -> tuple[Any, Any, ChatFormat]:

@@ -31,7 +31,7 @@ class FinishedRun:
     Attributes:
         folder: the run.
         config: its settings.
-        plan: bits and ranks at the start.
+        plan: bits as they are now, and ranks at the start.
         result: what ``result.json`` holds.
         base: folder of the base model; ``base_info`` its entry in the model list.
         train_examples: how many examples were learned.
@@ -73,7 +73,7 @@ def open_run(folder: Path) -> FinishedRun:
     """
     try:
         result = json.loads((folder / "result.json").read_text("utf-8"))
-        plan = Plan.from_json(json.loads((folder / "plan.json").read_text("utf-8")))
+        plan = store.load_plan(folder)
     except (OSError, ValueError) as error:
         raise ModelError(
             "This run is not finished, so there is nothing to export yet.",
@@ -124,7 +124,7 @@ def load_tuned(run: FinishedRun) -> Tuned:
     tokenizer = modelload.load_tokenizer(base)
     chat = ChatFormat.of(tokenizer)
     expected = reference_answers(model.model, tokenizer, chat, run.prompts)
-    return Tuned(model, store.start_triplets(run.folder), tokenizer, chat, expected)
+    return Tuned(model, store.unlearned_triplets(run.folder), tokenizer, chat, expected)
 
 
 def measured(run: FinishedRun, model: Any, tokenizer: Any, chat: ChatFormat) -> dict[str, Any]:

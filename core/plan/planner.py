@@ -402,8 +402,8 @@ def _word(recomputed: int, layers: int) -> str:
 
 
 def _rank_bytes(price: Price) -> int:
-    """Bytes of one trained triplet; mask and scores are a few numbers beside U, s and V."""
-    return TRAINED_BYTES * (price.out_features + price.in_features + 1) + 24
+    """Bytes of one trained triplet; mask, scores and counters are a few numbers beside U, s, V."""
+    return TRAINED_BYTES * (price.out_features + price.in_features + 1) + 32
 
 
 def _choices(config: RunConfig, prices: list[Price]) -> list[tuple[int, int]]:

@@ -22,6 +22,7 @@ from core.device import held_bytes, peak_bytes
 from core.errors import TrainingError
 from core.events import Emit, Evaluated, MemoryMeasured, Note, StepDone, VerdictReached
 from core.layers.lora import AdapterLinear
+from core.train.ledger import Held, Ledger, held
 from core.train.ranks import RankController
 from core.train.verdict import verdict
 
@@ -44,6 +45,7 @@ class Progress:
     tokens: int = 0
     seconds: float = 0.0
     done: bool = False
+    requantized: list[int] = field(default_factory=list)  # steps after which bits have changed
 
 
 @dataclass
@@ -55,6 +57,8 @@ class Trainer:
         quiz_rows: held-out rows, not trained on.
         save: writes a checkpoint.
         sample: emits a sample answer (asked for now and then).
+        ledger: what the tensors of this training may hold; checked in every step.
+        requantize: asked after every step; changes the bits of layers when it is time to.
     """
 
     model: LanguageModel
@@ -71,6 +75,8 @@ class Trainer:
     progress: Progress = field(default_factory=Progress)
     predicted_bytes: int = 0
     budget_bytes: int = 0
+    ledger: Ledger | None = None
+    requantize: Callable[[Trainer], None] | None = None
 
     @property
     def eval_every(self) -> int:
@@ -99,6 +105,8 @@ class Trainer:
             if math.isfinite(loss):
                 p.losses.append(loss)
             self._report(loss)
+            if self.requantize is not None:
+                self.requantize(self)
             if p.step % self.eval_every == 0 or p.step == self.steps:
                 self._look()
             wish = should_stop()
@@ -118,8 +126,25 @@ class Trainer:
 
     def evaluate(self) -> float:
         """Mean loss per answer token on the held-out rows (NaN without any)."""
-        losses = [self.model.losses(*self._tensors(row)) for row in self.quiz_rows]
+        return self.mean_loss(self.quiz_rows)
+
+    def mean_loss(self, rows: Sequence[Row]) -> float:
+        """Mean loss per answer token of any rows (NaN without any)."""
+        losses = [self.model.losses(*self._tensors(row)) for row in rows]
         return float(torch.cat(losses).mean()) if losses else math.nan
+
+    def held(self) -> Held:
+        """Bytes of the tensors that the plan allots to this training."""
+        return held(self.layers, self.optimizer, self.ranks.scores() if self.ranks else ())
+
+    def check_ledger(self) -> None:
+        """Compare what is held with the plan.
+
+        Raises:
+            LedgerError: if it is more.
+        """
+        if self.ledger is not None:
+            self.ledger.check(self.held(), self.progress.step + 1)
 
     def _step(self, step: int) -> float:
         rows = self.schedule.rows(step)
@@ -137,13 +162,15 @@ class Trainer:
             del loss
         if step == 0:
             self._compare_memory()
-        if self._finite(total):
+        finite = self._finite(total)
+        if finite:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate(step)
             self.optimizer.step()
         # Scores are taken from this step's gradients, before they are dropped.
         if self.ranks is not None:
-            self.ranks.after_backward(step, self.emit)
+            self.ranks.after_backward(step, self.emit, finite=finite)
+        self.check_ledger()
         self.optimizer.zero_grad(set_to_none=True)
         for layer in self.layers.values():
             layer.gate_gradient = None

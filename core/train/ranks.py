@@ -9,12 +9,16 @@ density S_k / (o + i + 1), because one of a wide layer costs more; hysteresis ke
 flickering; a masked triplet is judged by |s_k dL/d(s_k m_k)| and may come back; at set points what
 is masked is removed for good, with its moments, and only then memory is freed.
 
+The last look falls on the end of the schedule, so that the target is reached in a run of any
+length, and what it masks is removed as soon as it has faded.
+
 Shapes: per layer o outputs, i inputs, R triplets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -27,6 +31,7 @@ BETA = 0.85
 FADE_STEPS = 5
 PRUNE, REVIVE = 0.9, 1.1
 BEGIN, END = 0.1, 0.7  # of all steps; in between the budget falls and masks move
+FIRST_LOOK = 3  # updates of a score before it says anything: its spread begins at 0
 COMPACT_AT = (0.25, 0.5, 0.7)
 
 
@@ -73,25 +78,42 @@ class RankController:
         """Steps between two looks at the masks."""
         return max(3, self.steps // 20)
 
-    def after_backward(self, step: int, emit: Emit) -> None:
+    @property
+    def looks(self) -> set[int]:
+        """Steps after which masks move, counted from 1; the last is the end of the schedule."""
+        begin = max(FIRST_LOOK, math.ceil(BEGIN * self.steps))
+        return set(range(self._end, begin - 1, -self.every))
+
+    @property
+    def compactions(self) -> set[int]:
+        """Steps after which what is masked is removed; the last when the last fade is over."""
+        shares = {max(1, int(share * self.steps)) for share in COMPACT_AT}
+        return shares | {min(self.steps, self._end + FADE_STEPS - 1)}
+
+    @property
+    def _end(self) -> int:
+        return max(1, int(END * self.steps))
+
+    def after_backward(self, step: int, emit: Emit, *, finite: bool = True) -> None:
         """Update scores from this step's gradients; at event steps move masks.
 
         Args:
             step: optimizer steps done before this one.
             emit: receives rank changes.
+            finite: whether this step's gradients are numbers; else nothing can be learned of them.
         """
-        self._score()
+        if finite:
+            self._score()
         at = step + 1
-        if BEGIN * self.steps <= at <= END * self.steps and at % self.every == 0:
+        if at in self.looks and self.updates >= FIRST_LOOK:
             self._move(at, emit)
         self._fade()
-        for share in COMPACT_AT:
-            if at == int(share * self.steps):
-                self.compact(at, emit)
+        if at in self.compactions:
+            self.compact(at, emit)
 
     def budget(self, step: int) -> float:
         """Cost that may take part at ``step``: cubic from the start to the target."""
-        t = (step - BEGIN * self.steps) / max(1e-9, (END - BEGIN) * self.steps)
+        t = (step - BEGIN * self.steps) / max(1e-9, self._end - BEGIN * self.steps)
         left = (1 - min(1.0, max(0.0, t))) ** 3
         return self.target_cost + (self.start_cost - self.target_cost) * left
 
@@ -210,6 +232,20 @@ class RankController:
             after = getattr(layer, key)
             replace_parameter(self.optimizer, before, after, index, 1 if key == "U" else 0)
 
+    def renew(self, name: str, kept: Tensor) -> None:
+        """Take other triplets of a layer: as many as ``kept`` (indices), which they stand for.
+
+        Which of them matters is not known yet, so each begins with the mean score of those kept.
+        """
+        track, count = self.tracks[name], len(kept)
+        mean, spread = (t[kept].mean().repeat(count) for t in (track.mean, track.spread))
+        self.tracks[name] = _Track(mean, spread, torch.ones(count), torch.zeros(count).bool())
+
+    def scores(self) -> Iterator[Tensor]:
+        """All tensors that this controller holds, for the ledger."""
+        for track in self.tracks.values():
+            yield from (track.mean, track.spread, track.target, track.warned)
+
     def tensors(self) -> dict[str, Tensor]:
         """Scores by name, for a checkpoint."""
         return {
@@ -236,11 +272,16 @@ def replace_parameter(
     optimizer: torch.optim.Optimizer, before: Tensor, after: Tensor, index: Tensor, dim: int
 ) -> None:
     """Put ``after`` in the place of ``before``, its moments cut to ``index`` along ``dim``."""
-    for group in optimizer.param_groups:
-        group["params"] = [after if p is before else p for p in group["params"]]
+    swap_parameter(optimizer, before, after)
     state = optimizer.state.pop(before, None)
     if state:
         optimizer.state[after] = {
             key: value.index_select(dim, index) if key.startswith("exp_avg") else value
             for key, value in state.items()
         }
+
+
+def swap_parameter(optimizer: torch.optim.Optimizer, before: Tensor, after: Tensor) -> None:
+    """Let the optimizer train ``after`` instead of ``before``; moments are not touched."""
+    for group in optimizer.param_groups:
+        group["params"] = [after if p is before else p for p in group["params"]]

@@ -26,7 +26,7 @@ def _live(words: Words) -> Markup:
         tag("button", words("train.start"), class_="btn primary", data_start="", type="button"),
         class_="start-line",
     )
-    run = join(part(words) for part in (_head, _notice, _tiles, _curves, _maps))
+    run = join(part(words) for part in (_head, _notice, _tiles, _curves, _maps, _changes))
     return tag("div", nothing + start, data_part="none") + tag(
         "div", run, class_="live", data_part="run", hidden=""
     )
@@ -111,3 +111,9 @@ def _maps(words: Words) -> Markup:
         plot = tag("div", class_=f"plot heat {kind}", role="img", aria_label=label)
         panels += tag("section", title, plot, class_="panel")
     return tag("div", panels, class_="row even", data_part="maps", hidden="")
+
+
+def _changes(words: Words) -> Markup:
+    title = tag("div", tag("h2", words("train.changes")), class_="panel-head")
+    listed = tag("ul", data_f="changes")
+    return tag("section", title, listed, class_="panel", data_part="changes", hidden="")

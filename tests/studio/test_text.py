@@ -10,6 +10,7 @@ from core.data.messages import CODES, data_error, problem
 from core.errors import Problem
 from core.home import ASSETS, CHECKOUT
 from studio.app import STEPS
+from studio.charts import live_delta
 from studio.text import LANGUAGES, Words, catalogue, preferred_language, translations
 
 OTHERS = [language for language in LANGUAGES if language != "en"]
@@ -115,3 +116,17 @@ def test_no_page_holds_a_sentence_of_its_own() -> None:
     """Chinese characters or full sentences in page code would escape translation."""
     for file in Path(CHECKOUT / "studio" / "pages").glob("*.py"):
         assert not re.search("[\u4e00-\u9fff]", file.read_text("utf-8")), file.name
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_changes_of_bits_are_told_on_the_page(language: str) -> None:
+    words = Words(language)
+    layer = {"step": 4, "layer": "model.layers.3.mlp.up_proj", "from_bits": 4, "to_bits": 8}
+    kept = {"kind": "requantized", **layer, "loss_before": 1.5, "loss_after": 1.25}
+    undone = {"kind": "rolled_back", **layer, "loss_before": 1.5, "loss_after": 1.75}
+    no_room = {"kind": "rolled_back", **layer, "loss_before": 1.5, "loss_after": None}
+    told = live_delta([kept, undone, no_room], words)["changes"]
+    assert len(set(told)) == 3
+    assert all("model.layers.3.mlp.up_proj" in sentence for sentence in told)
+    assert "1.250" in told[0]
+    assert "1.750" in told[1]
