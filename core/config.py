@@ -138,7 +138,9 @@ class RunConfig:
     method: str = _help("adaq", "Id of the method family")
     name: str = _help("", "A label for people")
     device: str = _help(
-        "auto", "auto or cpu: training runs on the processor", choices=("auto", "cpu")
+        "auto",
+        "auto or cpu: train on the processor; cuda: on the GPU (not yet tried on a device)",
+        choices=("auto", "cpu", "cuda"),
     )
     data: DataConfig = field(default_factory=DataConfig)
     quant: QuantConfig = field(default_factory=QuantConfig)

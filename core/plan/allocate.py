@@ -25,7 +25,7 @@ TRAINED_BYTES = 16
 PRECISION = 1e-7  # relative, of a multiplier
 # So many single changes, the nearest to worth it, are tried in pairs, and in threes.
 EXCHANGED = {2: 400, 3: 80}
-SEARCHED_LAYERS, SEARCHED_NODES = 8, 20_000  # what is searched to the end, if it has one
+SEARCHED_LAYERS, SEARCHED_NODES = 6, 6_000  # what is searched to the end, if it has one
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,6 @@ class _Problem:
 
     def _look(self, multipliers: Floats) -> Floats:
         """Picks at these prices: keep them if they are the best that fit; returns what they use."""
-        rows = np.arange(len(self.cost))
         priced = self.cost + np.tensordot(multipliers, self.uses, 1)
         picks = _cheapest(priced, self.uses[0])
         used = self._used(picks)
@@ -146,6 +145,7 @@ class _Problem:
         return self._look(multipliers)
 
     def _exchange(self, picks: Picks) -> None:
+        """Improve ``picks`` by single changes, then pairs and threes, until none wins."""
         rows, columns = np.indices(self.cost.shape).reshape(2, -1)
         while True:
             saved = self.cost[np.arange(len(picks)), picks][:, None] - self.cost  # (n, c)

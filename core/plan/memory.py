@@ -242,9 +242,9 @@ def _lines(many: LanguageModel) -> dict[str, list[float]]:
     lines: dict[str, list[float]] = {}
     for switch in ("on", "off"):
         many.set_checkpointing(switch == "on")
-        full = {t: _peaks(many, t) for t in PROBE_TOKENS}
+        full = {t: peaks(many, t) for t in PROBE_TOKENS}
         held = many.shorten(few)
-        short = {t: _peaks(many, t) for t in PROBE_TOKENS}
+        short = {t: peaks(many, t) for t in PROBE_TOKENS}
         held()
         blocks = len(many.blocks)
         for k, moment in enumerate(MOMENTS):
@@ -272,7 +272,7 @@ def _line(points: Mapping[int, float]) -> tuple[float, float]:
     return fa - slope * a, slope
 
 
-def _peaks(model: LanguageModel, tokens: int) -> tuple[float, float]:
+def peaks(model: LanguageModel, tokens: int) -> tuple[float, float]:
     """Live bytes at the two moments, gradients not counted."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, model.head.out_features, (tokens,), generator=generator)

@@ -63,6 +63,8 @@ class Situation:
     model: str
     data_sha256: str
     limit: int = 0  # what the machine has; 0: unknown
+    allocator: int = 0  # bytes that an allocator takes for rounding whatever the step is
+    always_keeps: bool = False  # the allocator gives nothing back (CUDA)
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def _settings(config: RunConfig, situation: Situation) -> Iterator[_Setting]:
             _Setting(switch, *size, bits, share, keeps)
             for size in passes
             for switch in switches
-            for keeps in (True, False)
+            for keeps in ((True,) if situation.always_keeps else (True, False))
         ]
         yield from sorted(settings, key=lambda s: s.seconds)
 
@@ -225,7 +227,7 @@ class _Table:
             "process": s.process,
             "embeddings": tables + s.fixed,
             "activations": s.step.at(setting.tokens, setting.checkpointing),
-            "allocator": int(kept),
+            "allocator": s.allocator + int(kept),
         }
 
     def solve(self, setting: _Setting, budget: float, widest: int = 16) -> Solution | None:

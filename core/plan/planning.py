@@ -74,7 +74,7 @@ def plan_for(
     emit(PhaseChanged("profile", 0.0))
     found = probe(path)
     step, process = found.step, found.process
-    shape = _shape(path)
+    shape = shape_of(path)
     budget = config.budget_bytes * SHARE if config.budget_bytes else float("inf")
     room = budget - process - shape["fixed"] - shape["tables_8"]
     tokens = _calibration_tokens(config, step, shape["pricing"], room)
@@ -165,7 +165,7 @@ def _profile_peak(step: StepBytes, shape: dict[str, Any], row: Sequence[torch.Te
     return int(step.at(len(row[0]), "on") + shape["pricing"])
 
 
-def _shape(path: Path) -> dict[str, Any]:
+def shape_of(path: Path) -> dict[str, Any]:
     """Tables, small parameters and the largest layer of a model, in bytes."""
     model = modelload.empty_model(path)
     targets = modelload.linear_targets(model)
