@@ -83,12 +83,12 @@ class _Problem:
         if (self.uses.min(2).sum(1) > self.limits).any():
             return None
         self._price(np.zeros(len(self.limits)), len(self.limits) - 1)
-        if self.best is not None:
-            self._exchange(self.best.copy())
         # One that meets the bound is proven: there is nothing to search for.
         few = len(self.cost) <= SEARCHED_LAYERS
         if few and self.best_cost > self.bound and self._search():
             self.bound = self.best_cost
+        if self.best is not None and self.best_cost > self.bound:
+            self._exchange(self.best.copy())
         if self.best is None:
             return None
         total = self.best_cost

@@ -77,7 +77,7 @@ def plan_for(
     shape = shape_of(path)
     budget = config.budget_bytes * SHARE if config.budget_bytes else float("inf")
     room = budget - process - shape["fixed"] - shape["tables_8"]
-    tokens = _calibration_tokens(config, step, shape["pricing"], room)
+    tokens = calibration_tokens(config, step, shape["pricing"], room)
     row = calibration_row(encoded, tokens, shared)
     folder = cache_folder() / "profiles" / _key(config, path, encoded, len(row[0]))
     profile = Profile.load(folder)
@@ -154,7 +154,7 @@ def calibration_row(encoded: Sequence[Encoded], tokens: int, shared: int = 0) ->
     return torch.tensor(row.ids), torch.tensor(row.position_ids), torch.tensor(row.labels)
 
 
-def _calibration_tokens(config: RunConfig, step: StepBytes, pricing: int, room: float) -> int:
+def calibration_tokens(config: RunConfig, step: StepBytes, pricing: int, room: float) -> int:
     tokens = config.quant.calibration_tokens
     while tokens > LEAST_TOKENS and step.at(tokens, "on") + pricing > room:
         tokens //= 2

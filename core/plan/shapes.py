@@ -17,6 +17,7 @@ the processor; and a whole layer expanded at a time, with its codes.
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -29,8 +30,8 @@ from core import modelcheck
 from core.config import RunConfig
 from core.errors import ConfigError, ModelError
 from core.plan.memory import Probe, StepBytes, measure_step, probe
-from core.plan.planner import Situation, make_plan
-from core.plan.planning import LEAST_TOKENS, shape_of
+from core.plan.planner import SHARE, Situation, make_plan
+from core.plan.planning import LEAST_TOKENS, calibration_tokens, shape_of
 from core.plan.profile import RANKS, WIDTHS, Price
 from core.plan.types import LinearPlan, Plan
 
@@ -82,7 +83,9 @@ def _plan(folder: Path, config: RunConfig, device: str, data_sha256: str) -> Pla
     shape = shape_of(folder)
     found = _on_card(folder, shape) if device == "cuda" else probe(folder)
     step, longest = found.step, config.train.max_length
-    seen = max(config.quant.calibration_tokens, longest)
+    room = config.budget_bytes * SHARE - found.process - shape["fixed"] - shape["tables_8"]
+    room = room if config.budget_bytes else math.inf
+    seen = max(calibration_tokens(config, step, shape["pricing"], room), longest)
     linears = shape["linears"]
     situation = Situation(
         prices=assumed_prices(linears),

@@ -1,10 +1,11 @@
-"""What holds for every plan, on a thousand random ones."""
+"""What holds for every plan, on random ones."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -35,7 +36,7 @@ def price(random: np.random.Generator, k: int) -> Price:
 
 def situation_of(seed: int) -> Situation:
     random = np.random.default_rng(seed)
-    layers = int(random.integers(1, 9))
+    layers = int(random.integers(1, 7))
     lines = {}
     for switch, more in (("on", 1), ("off", 8)):
         for moment in ("loss", "backward"):
@@ -43,7 +44,7 @@ def situation_of(seed: int) -> Situation:
             lines[f"{moment} {switch}"] = [f, t, bf, bt]
     longest = int(random.integers(32, 256))
     shared = int(random.integers(0, longest // 2))
-    peaks = sorted(int(x) for x in random.integers(0, 20 * MB, 2))
+    measuring = int(random.integers(0, 20 * MB))
     return Situation(
         prices=[price(random, k) for k in range(layers)],
         step=StepBytes(layers, lines),
@@ -53,8 +54,8 @@ def situation_of(seed: int) -> Situation:
         longest=longest,
         own=int(random.integers(longest, 1024)),
         shared=shared,
-        profile_peak=peaks[1],
-        least_profile_peak=peaks[0],
+        profile_peak=measuring,
+        least_profile_peak=measuring,
         model="random",
         data_sha256="",
     )
@@ -96,7 +97,8 @@ def held(plan: Plan, linear: LinearPlan, group: int) -> tuple[int, int]:
     return stored.stored_bytes(), sum(t.nbytes for t in (layer.U, layer.s, layer.V))
 
 
-@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.slow
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 10**9), room=st.floats(0.3, 3), more=st.floats(1, 2))
 def test_every_plan_keeps_its_promises(seed: int, room: float, more: float) -> None:
     config, situation = config_of(seed), situation_of(seed)
