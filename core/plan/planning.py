@@ -155,6 +155,7 @@ def calibration_row(encoded: Sequence[Encoded], tokens: int, shared: int = 0) ->
 
 
 def calibration_tokens(config: RunConfig, step: StepBytes, pricing: int, room: float) -> int:
+    """Tokens to measure on, so that step and ``pricing`` (bytes) stay within ``room`` bytes."""
     tokens = config.quant.calibration_tokens
     while tokens > LEAST_TOKENS and step.at(tokens, "on") + pricing > room:
         tokens //= 2

@@ -2,7 +2,7 @@
 
 What an idle process keeps is measured on a real step, of the model's first blocks with zeros for
 weights. Where these are too large, a narrow model of the same architecture stands for it; on the
-starter that is 6 MB less (docs/explanation/adaq.md). The step is counted on shapes.
+starter that is 6 MB less (436 MB against 442). The step is counted on shapes.
 """
 
 from __future__ import annotations
