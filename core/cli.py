@@ -19,6 +19,7 @@ from typing import Any, NoReturn, get_type_hints
 from core.config import RunConfig, parse_size
 from core.errors import ConfigError, StudioError
 from core.home import home
+from core.modelcheck import is_shape
 from core.runs.attached import prepare_folder, run_attached
 from core.runs.explain import error_document, explain
 from core.runs.service import Service, ServiceError
@@ -294,8 +295,14 @@ def data(options: argparse.Namespace, screen: Screen) -> Outcome:
 
 def plan(options: argparse.Namespace, screen: Screen) -> Outcome:
     """Plan without training."""
-    document = _serve(screen, "plan", config=configure(options).to_json())
+    config = configure(options)
+    document = _serve(screen, "plan", config=config.to_json())
     screen.show({"kind": "plan", "plan": document})
+    if is_shape(Path(config.model)):
+        screen.say(
+            "The folder holds no weights: this is a prediction from its configuration, for steps "
+            f"of {config.train.tokens_per_step} tokens; all layers are taken to be alike."
+        )
     if document["feasible"]:
         return 0, document
     smallest = document["minimum_budget_bytes"]

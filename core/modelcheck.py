@@ -241,6 +241,14 @@ def first_not_finite(path: Path) -> str:
     return ""
 
 
+def is_shape(folder: Path) -> bool:
+    """Tell whether a folder has a configuration and no weights in any format."""
+    endings = (".safetensors", ".gguf", *PICKLES)
+    return (folder / "config.json").is_file() and not any(
+        p.suffix.lower() in endings for p in folder.iterdir()
+    )
+
+
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files that make up a model, in order.
 

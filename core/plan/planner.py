@@ -61,6 +61,7 @@ class Situation:
     model: str
     data_sha256: str
     limit: int = 0  # what the machine has; 0: unknown
+    allocator: int = 0  # bytes that an allocator takes for rounding whatever the step is
 
 
 @dataclass(frozen=True)
@@ -104,24 +105,29 @@ def minimum_budget(config: RunConfig, situation: Situation) -> int:
 def _best(
     config: RunConfig, situation: Situation, table: _Table, budget: float
 ) -> tuple[_Setting, Solution] | None:
-    """The fastest setting with comfortable bits, or the one with most bits.
+    """The fastest setting with comfortable bits, or the one that leaves most room for them.
 
     So a larger budget never means fewer bits: they rise to a comfortable mean, stay there while
     the step gets faster, and rise again in the fastest setting.
     """
-    best: tuple[_Setting, Solution] | None = None
-    bits = 0.0
-    for k, setting in enumerate(_settings(config, situation, table, budget)):
-        if setting.rank_share < 1 and bits >= LEAST_BITS:
-            break
-        solution = table.solve(setting, budget)
-        if solution is None:
+    everything = list(_settings(config, situation, table, budget))
+    for k, setting in enumerate(everything):
+        if setting.rank_share < 1 or not table.has_room(setting, budget):
             continue
-        if table.mean_bits(solution) >= COMFORT_BITS:
+        solution = table.solve(setting, budget)
+        if solution is not None and table.mean_bits(solution) >= table.comfort:
             capped = None if k == 0 else table.solve(setting, budget, widest=COMFORT_BITS)
             return setting, capped or solution
-        if table.mean_bits(solution) > bits + 0.05:
-            best, bits = (setting, solution), table.mean_bits(solution)
+    best: tuple[_Setting, Solution] | None = None
+    for share in sorted({s.rank_share for s in everything}, reverse=True):
+        roomiest = min((s for s in everything if s.rank_share == share), key=table.constant)
+        solution = table.solve(roomiest, budget)
+        if solution is None:
+            continue
+        if best is None or table.mean_bits(solution) > table.mean_bits(best[1]) + 0.05:
+            best = (roomiest, solution)
+        if table.mean_bits(best[1]) >= LEAST_BITS:
+            break
     return best
 
 
@@ -216,6 +222,9 @@ class _Table:
                 )
                 self.trained[row, column] = rank * _rank_bytes(p)
         self.objective = self.cost + self._missed()
+        self.bits = np.array([bits for bits, _ in self.choices])
+        # The widest that is offered, if all are below the comfortable one.
+        self.comfort = max((b for b in self.bits if b <= COMFORT_BITS), default=min(self.bits))
         start = OVERSHOOT if config.adapter.dynamic else 1.0
         self.adapter_budget = start * config.adapter.rank * sum(_rank_bytes(p) for p in prices)
         if config.adapter.uniform:  # there is nothing to share out
@@ -240,10 +249,13 @@ class _Table:
         """Predicted bytes of all that the layers' choices do not change."""
         return sum(self._parts(setting).values())
 
+    def has_room(self, setting: _Setting, budget: float) -> bool:
+        """Whether comfortable bits fit beside the adapters; what does not is not worth solving."""
+        return self.constant(setting) + self.comfortable(setting.rank_share) <= budget * SHARE
+
     def comfortable(self, rank_share: float) -> float:
         """Bytes of all layers at comfortable bits and their whole share of ranks."""
-        offered = [k for k, (bits, _) in enumerate(self.choices) if bits <= COMFORT_BITS]
-        weights = float(self.weight[:, offered or slice(None)].max(1).sum())
+        weights = float(np.where(self.bits == self.comfort, self.weight, np.inf).min(1).sum())
         most = float(self.trained.max(1).sum())
         return weights + min(most, self.adapter_budget * rank_share)
 
@@ -254,6 +266,7 @@ class _Table:
             "process": s.process,
             "embeddings": tables + s.fixed,
             "activations": s.step.at(setting.tokens, setting.recomputed),
+            "allocator": s.allocator,
         }
 
     def solve(self, setting: _Setting, budget: float, widest: int = 16) -> Solution | None:

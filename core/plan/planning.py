@@ -74,10 +74,10 @@ def plan_for(
     device = device_of(config.device)
     found = probe(path, device)
     step, process = found.step, found.process
-    shape = _shape(path)
+    shape = shape_of(path)
     budget = config.budget_bytes * SHARE if config.budget_bytes else float("inf")
     room = budget - process - shape["fixed"] - shape["tables_8"]
-    tokens = _calibration_tokens(config, step, shape["pricing"], room)
+    tokens = calibration_tokens(config, step, shape["pricing"], room)
     row = calibration_row(encoded, tokens, shared)
     folder = cache_folder() / "profiles" / _key(config, path, encoded, len(row[0]))
     profile = Profile.load(folder)
@@ -155,7 +155,8 @@ def calibration_row(encoded: Sequence[Encoded], tokens: int, shared: int = 0) ->
     return torch.tensor(row.ids), torch.tensor(row.position_ids), torch.tensor(row.labels)
 
 
-def _calibration_tokens(config: RunConfig, step: StepBytes, pricing: int, room: float) -> int:
+def calibration_tokens(config: RunConfig, step: StepBytes, pricing: int, room: float) -> int:
+    """Tokens to measure on, so that step and ``pricing`` (bytes) stay within ``room`` bytes."""
     tokens = config.quant.calibration_tokens
     while tokens > LEAST_TOKENS and step.at(tokens, step.layers) + pricing > room:
         tokens //= 2
@@ -166,7 +167,7 @@ def _profile_peak(step: StepBytes, shape: dict[str, Any], row: Sequence[torch.Te
     return int(step.at(len(row[0]), step.layers) + shape["pricing"])
 
 
-def _shape(path: Path) -> dict[str, Any]:
+def shape_of(path: Path) -> dict[str, Any]:
     """Tables, small parameters and the largest layer of a model, in bytes."""
     model = modelload.empty_model(path)
     targets = modelload.linear_targets(model)

@@ -40,9 +40,19 @@ _residents = Residents()
 def plan(config: RunConfig, emit: Emit) -> dict[str, Any]:
     """Return the plan of a configuration (``Plan.to_json()``).
 
+    Of a model folder without weights it is a prediction from its configuration.
+
     Raises:
         StudioError: model or data cannot be used.
     """
+    from core.modelcheck import is_shape
+
+    if is_shape(Path(config.model)):
+        from core.methods import composed
+        from core.plan.shapes import plan_shape
+
+        device = "cuda" if config.device == "cuda" else "cpu"
+        return plan_shape(Path(config.model), composed(config), device=device).to_json()
     from core.pipeline import plan_run
 
     return plan_run(config, emit).to_json()

@@ -1,13 +1,16 @@
-"""The memory of a step, measured on a few blocks."""
+"""The memory of a step, counted on shapes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 
 from core import workspace
+from core.assemble import skeleton
 from core.plan import memory
 
 
@@ -17,6 +20,35 @@ def test_a_step_is_measured_alike_whatever_ran_before(tiny: Callable[[str], Path
     first = memory.measure_step(path)
     again = memory.measure_step(path)
     assert first == again
+
+
+@pytest.mark.parametrize(
+    ("architecture", "dtype"),
+    [
+        ("llama", torch.bfloat16),
+        ("qwen2", torch.float32),
+        pytest.param("gemma3", torch.float32, marks=pytest.mark.slow),  # two kinds of block
+        pytest.param("gpt2", torch.bfloat16, marks=pytest.mark.slow),
+    ],
+)
+def test_shapes_count_what_real_tensors_hold(
+    tiny: Callable[[str], Path], architecture: str, dtype: torch.dtype
+) -> None:
+    path = tiny(architecture)
+    counted = memory.measure_step(path, dtype=dtype)
+    assert counted == memory.measure_step(path, dtype=dtype, tensors=nullcontext())
+    assert counted.at(512, 0) > 0
+
+
+def test_what_is_hollow_has_no_memory_and_keeps_masks_real() -> None:
+    with memory.Hollow(), memory.LiveBytes() as live:
+        x = torch.zeros(10**6, 10**6)  # 4 TB
+        mask = torch.arange(8) % 2 == 0
+        few = torch.ones(8, 3)[mask]
+    assert live.now >= 4 * 10**12
+    assert x.shape == (10**6, 10**6)
+    assert mask.tolist() == [True, False] * 4
+    assert few.shape == (4, 3)
 
 
 def test_more_tokens_and_kept_activations_hold_more(tiny: Callable[[str], Path]) -> None:
@@ -32,7 +64,7 @@ def test_the_counted_step_is_that_of_a_whole_model_however_many_blocks_are_recom
     tiny: Callable[[str], Path],
 ) -> None:
     path = tiny("llama")
-    whole = memory.probe_model(path, 2)
+    whole = memory.probe_model(skeleton(path))
     step = memory.measure_step(path)
     for recomputed in (0, 1, 2):
         whole.recompute(recomputed)
