@@ -281,6 +281,7 @@ def _start(out: Path, config: RunConfig, lesson: Lesson, found: Found, emit: Emi
             found.profile,
             Path(folder),
             group=config.quant.group,
+            error_start=config.adapter.start == "error",
             embedding_bits=8 if found.tight else 16,
             on_linear=rounded,
         )
@@ -290,7 +291,6 @@ def _start(out: Path, config: RunConfig, lesson: Lesson, found: Found, emit: Emi
             found.plan,
             config.quant.group,
             candidate,
-            error_start=config.adapter.start == "error",
             on_linear=loaded,
         )
         store.save_base(out, store.adapted(model))
