@@ -350,8 +350,9 @@ def _counted(rows: Sequence[Row]) -> dict[str, int]:
 
 def _run(variant: Variant, variants: Variants, lab: Laboratory) -> dict[str, Any]:
     kept = lab.work / f"{variant.name.replace(' ', '_')}.json"
-    if kept.is_file():
-        return dict(read_json(kept))
+    known = read_json(kept) if kept.is_file() else None
+    if known is not None:
+        return known
     choice, gap = variants.choose(variant)
     loss = lab.losses(variants.stored(variant, choice)).double()
     sizes = {n: w.numel() for n, w in lab.weights.items()}
