@@ -75,6 +75,13 @@ class QuantConfig:
     )
     bits: int = _help(0, "The same bits for every layer; 0: chosen layer by layer", "bits")
     group: int = _help(64, "Weights that share one scale", "weights", low=32, high=256)
+    importance: str = _help(
+        "loss",
+        "What a layer's bits go by: loss (what an error costs the answers), activation (what it"
+        " changes in the layer's outputs), frobenius (its size) or spectrum (the singular values"
+        " of the weight alone)",
+        choices=("loss", "activation", "frobenius", "spectrum"),
+    )
     calibration_tokens: int = _help(
         512, "Tokens of the class's own text that the plan is measured on", "tokens", low=64
     )

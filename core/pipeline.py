@@ -292,6 +292,7 @@ def _start(out: Path, config: RunConfig, lesson: Lesson, found: Found, emit: Emi
             found.profile,
             Path(folder),
             group=config.quant.group,
+            error_start=config.adapter.start == "error",
             embedding_bits=8 if found.tight else 16,
             device=device_of(config.device),
             on_linear=rounded,
@@ -302,7 +303,6 @@ def _start(out: Path, config: RunConfig, lesson: Lesson, found: Found, emit: Emi
             found.plan,
             config.quant.group,
             candidate,
-            error_start=config.adapter.start == "error",
             device=device_of(config.device),
             on_linear=loaded,
         )

@@ -37,7 +37,6 @@ def start_model(
     group: int,
     candidate: Candidate,
     *,
-    error_start: bool = True,
     device: torch.device | None = None,
     on_linear: Callable[[LinearPlan, int, int], None] = lambda linear, done, total: None,
 ) -> LanguageModel:
@@ -48,7 +47,6 @@ def start_model(
         plan: bits and ranks.
         group: weights that share a scale.
         candidate: codes and triplets of the linear layer with this index.
-        error_start: whether triplets cancel the quantization error (else all are task block).
         device: where it runs.
         on_linear: called after each layer.
     """
@@ -61,7 +59,7 @@ def start_model(
         found = candidate(index)
         scheme = scheme_of(plan, linear, group)
         layer = AdapterLinear(stored_weight(found, scheme, read), bias, transposed=transposed)
-        layer.set_triplets(*_triplets(found, linear, error_start=error_start))
+        layer.set_triplets(*_triplets(found, linear))
         on_linear(linear, index + 1, len(plan.linears))
         return layer
 
@@ -82,16 +80,13 @@ def stored_weight(
     return stored
 
 
-def _triplets(
-    found: dict[str, Tensor], linear: LinearPlan, *, error_start: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """U (o, r), s (r) = 1, V (r, i) with rows of length 1."""
+def _triplets(found: dict[str, Tensor], linear: LinearPlan) -> tuple[Tensor, Tensor, Tensor]:
+    """U (o, r), s (r) = 1, V (r, i) with rows of length 1; without U and V all is task block."""
     r, o, i = linear.rank, linear.out_features, linear.in_features
-    has_error = error_start and "U" in found
-    error = (3 * r + 3) // 4 if has_error else 0
+    error = linear.error_rank if "U" in found else 0
     U, V = torch.zeros(o, r), torch.zeros(r, i)
     if error:
-        left, values, right = product_svd(found["U"][:, :error], found["V"][:error])
+        left, values, right = product_svd(found["U"], found["V"])
         k = len(values)
         U[:, :k], V[:k] = left * values, right
     task = found["task"].float()[: r - error]

@@ -25,7 +25,8 @@ class MeasuredLinear(nn.Module):
     """A linear layer that shows what passes through it.
 
     Attributes:
-        on_forward: called with (layer, weight (o, i), x (N, i)).
+        on_forward: called with (layer, weight (o, i), x (N, i)); may return the weight (o, i) to go
+            on with, so that later layers see what it makes of the text.
         on_backward: called with (layer, weight (o, i), x (N, i), d (N, o)), d the gradient of y.
     """
 
@@ -37,7 +38,7 @@ class MeasuredLinear(nn.Module):
         self.name, self.read, self.transposed = name, read, transposed
         self.bias: Tensor | None
         self.register_buffer("bias", bias)
-        self.on_forward: Callable[[MeasuredLinear, Tensor, Tensor], None] | None = None
+        self.on_forward: Callable[[MeasuredLinear, Tensor, Tensor], Tensor | None] | None = None
         self.on_backward: Callable[[MeasuredLinear, Tensor, Tensor, Tensor], None] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,7 +54,8 @@ class _MeasuredProduct(torch.autograd.Function):
         ctx.save_for_backward(x)
         weight = layer.read()
         if layer.on_forward is not None:
-            layer.on_forward(layer, weight.float(), x.reshape(-1, x.shape[-1]).float())
+            instead = layer.on_forward(layer, weight.float(), x.reshape(-1, x.shape[-1]).float())
+            weight = weight if instead is None else instead
         return x @ weight.to(x.dtype).t()
 
     @staticmethod
@@ -84,19 +86,14 @@ def measured_model(
 
 @dataclass
 class InputMoments:
-    """Second moments of a layer's input x (N, i)."""
+    """H = E[x x^T] (i, i) of a layer's inputs, and its factors."""
 
-    x: Tensor
-
-    @cached_property
-    def gram(self) -> Tensor:
-        """H = E[x x^T] (i, i)."""
-        return self.x.t() @ self.x / self.x.shape[0]
+    gram: Tensor
 
     @cached_property
     def lower(self) -> Tensor:
         """L (i, i), lower triangular, with L L^T = H + damping."""
-        eye = torch.eye(self.gram.shape[0], device=self.x.device)
+        eye = torch.eye(self.gram.shape[0], device=self.gram.device)
         factor: Tensor = torch.linalg.cholesky(
             self.gram + (DAMP * self.gram.diag().mean() + 1e-10) * eye
         )
@@ -112,11 +109,12 @@ class MomentsOfLast:
     """Keeps the moments of the input seen last: q, k and v share one, as do gate and up."""
 
     def __init__(self) -> None:
-        self._last: InputMoments | None = None
+        self._x: Tensor | None = None
+        self._moments: InputMoments | None = None
 
     def of(self, x: Tensor) -> InputMoments:
         """Moments of x (N, i)."""
-        last = self._last
-        if last is None or last.x.shape != x.shape or not torch.equal(last.x, x):
-            self._last = last = InputMoments(x)
-        return last
+        last = self._x
+        if self._moments is None or last is None or not torch.equal(last, x):
+            self._x, self._moments = x, InputMoments(x.t() @ x / x.shape[0])
+        return self._moments

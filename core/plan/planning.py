@@ -118,6 +118,7 @@ def plan_for(
             emit,
             codebook=config.quant.scheme,
             group=config.quant.group,
+            importance=config.quant.importance,
             widths=WIDTHS,
             embedding_bits=8 if tight else 16,
             device=device,
@@ -204,7 +205,9 @@ def _key(config: RunConfig, path: Path, encoded: Sequence[Encoded], tokens: int)
     for file in sorted(path.glob("*.safetensors")):
         digest.update(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}\n".encode())
     digest.update((path / "config.json").read_bytes())
-    digest.update(f"{VERSION} {config.quant.scheme} {config.quant.group} {tokens}\n".encode())
+    quant = config.quant
+    measured = f"{VERSION} {quant.scheme} {quant.group} {quant.importance} {tokens}\n"
+    digest.update(measured.encode())
     for e in encoded:
         digest.update(str(e.ids).encode())
     return digest.hexdigest()[:24]

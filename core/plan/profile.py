@@ -16,6 +16,10 @@ that the plan picks are rounded at all. The formulas are our interpretation
 (docs/explanation/adaq.md): K-FAC with a diagonal output factor, after CLoQ (2025) for the whitening
 by inputs and after GPTQ's view of feedback as successive projection.
 
+What M is made of can be chosen (``quant.importance``), to see what each part is worth: without D
+(``activation``), without D and H (``frobenius``), or from the singular values of W alone
+(``spectrum``, the published idea read literally).
+
 Shapes: N tokens, i inputs, o outputs, r rank, g group.
 """
 
@@ -113,6 +117,7 @@ def measure(
     *,
     codebook: str = "affine",
     group: int = 64,
+    importance: str = "loss",
     widths: Sequence[int] = WIDTHS,
     embedding_bits: int = 16,
     device: torch.device | None = None,
@@ -126,6 +131,7 @@ def measure(
         emit: receives the progress.
         codebook: ``affine`` or ``nf4`` (then only 4 bits).
         group: weights that share a scale.
+        importance: ``loss``, ``activation``, ``frobenius`` or ``spectrum``.
         widths: candidate bits below 8.
         embedding_bits: 8 or 16, of the tables while measuring.
         device: where it runs.
@@ -133,7 +139,7 @@ def measure(
     model, order = measured_model(path, embedding_bits, device)
     ids, positions, labels = (t.to(model.device) for t in row)
     learned = int((labels[1:] != -100).sum())
-    pricer = _Pricer(order, codebook, group, tuple(widths), learned, emit)
+    pricer = _Pricer(order, ErrorPrice(importance, codebook, group), tuple(widths), learned, emit)
     for layer in order.values():
         layer.on_backward = pricer.price
     model.set_checkpointing(True)
@@ -159,14 +165,13 @@ class _Pricer:
     def __init__(
         self,
         order: dict[str, MeasuredLinear],
-        codebook: str,
-        group: int,
+        price: ErrorPrice,
         widths: tuple[int, ...],
         learned: int,
         emit: Emit,
     ) -> None:
-        self.codebook, self.group = codebook, group
-        self.widths, self.learned, self.emit = widths, learned, emit
+        self.error, self.learned, self.emit = price, learned, emit
+        self.widths = (4,) if price.codebook == "nf4" else widths
         self.index = {name: k for k, name in enumerate(order)}
         self.prices: dict[str, Price] = {}
         self.kept: dict[str, Tensor] = {}
@@ -175,45 +180,90 @@ class _Pricer:
     @torch.no_grad()
     def price(self, layer: MeasuredLinear, weight: Tensor, x: Tensor, d: Tensor) -> None:
         """Price ``layer`` from weight (o, i), inputs x (N, i) and output gradients d (N, o)."""
-        moments = self.moments.of(x)
-        sensitivity = d.square().mean(0)  # D (o,)
-        sensitivity = (sensitivity + 1e-2 * sensitivity.mean() + 1e-20).sqrt()
+        sensitivity = sensitivity_of(d.square().mean(0))
         # From one token's mean to nats per answer token of the whole row.
         unit = x.shape[0] / max(1, self.learned)
-        cost: dict[int, list[float]] = {16: [0.0] * len(RANKS)}
-        for bits in (4,) if self.codebook == "nf4" else self.widths:
-            left = self._left_error(weight, bits, moments).mul_(sensitivity[:, None])
-            total = float(left.square().sum())
-            cost[bits] = _costs(total, truncated_svd(left, RANKS[-1])[1], unit)
-        cost[8] = self._nearest_cost(weight, moments, sensitivity, unit)
+        cost = self.error.costs(weight, self.moments.of(x), sensitivity, self.widths)
         _, s, v = truncated_svd(d.t() @ x, RANKS[-1])
         gain = [float(s[:r].square().sum()) for r in RANKS]
         index = self.index[layer.name]
         self.kept[f"{index}.task"] = v.half().contiguous().cpu()
         self.kept[f"{index}.sensitivity"] = sensitivity.cpu()
         self.prices[layer.name] = Price(
-            layer.name, weight.shape[0], weight.shape[1], cost, gain, layer.transposed
+            layer.name,
+            weight.shape[0],
+            weight.shape[1],
+            {bits: [unit * c for c in costs] for bits, costs in cost.items()},
+            gain,
+            layer.transposed,
         )
         self.emit(PhaseChanged("profile", len(self.prices) / len(self.index), layer.name))
 
+
+def sensitivity_of(squares: Tensor) -> Tensor:
+    """D^1/2 (o,) from the mean squared output gradients (o,); never zero."""
+    return (squares + 1e-2 * squares.mean() + 1e-20).sqrt()
+
+
+@dataclass(frozen=True)
+class ErrorPrice:
+    """What rounding a layer costs, by what counts as important."""
+
+    importance: str = "loss"
+    codebook: str = "affine"
+    group: int = 64
+
+    def costs(
+        self, weight: Tensor, moments: InputMoments, sensitivity: Tensor, widths: Sequence[int]
+    ) -> dict[int, list[float]]:
+        """Cost by bits and, in the order of ``RANKS``, by rank.
+
+        Args:
+            weight: W (o, i).
+            moments: of the inputs.
+            sensitivity: D^1/2 (o,).
+            widths: bits below 8; 8 and 16 are always priced.
+        """
+        cost: dict[int, list[float]] = {16: [0.0] * len(RANKS)}
+        if self.importance == "spectrum":
+            return cost | _spectrum_costs(weight, (*widths, 8))
+        if self.importance != "loss":
+            sensitivity = torch.ones_like(sensitivity)
+        for bits in widths:
+            left = self._left_error(weight, bits, moments).mul_(sensitivity[:, None])
+            cost[bits] = _costs(float(left.square().sum()), truncated_svd(left, RANKS[-1])[1])
+        # 8 bits are so close that a rank has nothing to win.
+        error = nearest_error(weight, 8, self.group).mul_(sensitivity[:, None])
+        seen = error if self.importance == "frobenius" else error @ moments.gram
+        cost[8] = [0.5 * float((seen * error).sum())] * len(RANKS)
+        return cost
+
     def _left_error(self, weight: Tensor, bits: int, moments: InputMoments) -> Tensor:
         """What rounding to ``bits`` leaves, seen through the inputs (o, i)."""
+        through_inputs = self.importance != "frobenius"
         if self.codebook == "nf4":  # rounded to nearest: no feedback
             stored = QuantizedWeight.from_dense(weight, Scheme(4, self.group, "nf4"))
-            return (weight - stored.dequantize()) @ moments.lower
+            error = weight - stored.dequantize()
+            return error @ moments.lower if through_inputs else error
         error = nearest_error(weight, bits, self.group, CLIPS.get(bits, 1.0))
-        return error.mul_(moments.lower.diag())
-
-    def _nearest_cost(
-        self, weight: Tensor, moments: InputMoments, sensitivity: Tensor, unit: float
-    ) -> list[float]:
-        """8 bits are so close that a rank has nothing to win: the same cost at every rank."""
-        error = nearest_error(weight, 8, self.group).mul_(sensitivity[:, None])
-        return [0.5 * unit * float(((error @ moments.gram) * error).sum())] * len(RANKS)
+        return error.mul_(moments.lower.diag()) if through_inputs else error
 
 
-def _costs(total: float, singular: Tensor, unit: float) -> list[float]:
+def _spectrum_costs(weight: Tensor, widths: Sequence[int]) -> dict[int, list[float]]:
+    """Costs that know the singular values of ``weight`` (o, i) and nothing else.
+
+    One literal reading: a layer counts by the part of its energy that its leading directions hold,
+    an error falls by 4 with every bit, and a rank saves its part of the energy.
+    """
+    total = float(weight.square().sum())
+    energy = truncated_svd(weight, RANKS[-1])[1].square()
+    count = weight.numel() * float(energy.sum()) / total if total else 0.0
+    tail = _costs(total, energy.sqrt())
+    return {b: [count * 4.0**-b * t / max(total, 1e-30) for t in tail] for b in widths}
+
+
+def _costs(total: float, singular: Tensor) -> list[float]:
     """Cost at each rank of ``RANKS``; never negative, never rising with the rank."""
     kept = torch.cat([singular.new_zeros(1), singular.square().cumsum(0)])
     last = len(kept) - 1
-    return [max(0.0, 0.5 * unit * (total - float(kept[min(r, last)]))) for r in RANKS]
+    return [max(0.0, 0.5 * (total - float(kept[min(r, last)]))) for r in RANKS]

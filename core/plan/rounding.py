@@ -3,7 +3,8 @@
 One forward pass of the base model: every layer below 8 bits is rounded with error feedback on the
 inputs it sees, and what rounding leaves is decomposed, whitened by inputs and sensitivity. The
 leading triplets, unwhitened, are the adapter that cancels most of it (after CLoQ 2025, with a
-diagonal output factor: our interpretation).
+diagonal output factor: our interpretation). The pass goes on with the rounded layer and its
+adapter, so that every layer is rounded for the inputs that it will have (after GPTQ).
 
 Shapes: N tokens, i inputs, o outputs, r rank.
 """
@@ -17,11 +18,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from core.plan.measured import MeasuredLinear, MomentsOfLast, measured_model
+from core.plan.measured import InputMoments, MeasuredLinear, MomentsOfLast, measured_model
 from core.plan.profile import Profile
 from core.plan.types import LinearPlan, Plan
 from core.quant.gptq import round_with_feedback
-from core.quant.lowrank import truncated_svd
+from core.quant.lowrank import weighted_fit
 from core.quant.schemes import Scheme
 from core.quant.weight import QuantizedWeight
 
@@ -36,6 +37,7 @@ def round_linears(
     folder: Path,
     *,
     group: int = 64,
+    error_start: bool = True,
     embedding_bits: int = 16,
     device: torch.device | None = None,
     on_linear: Callable[[LinearPlan, int, int], None] = lambda linear, done, total: None,
@@ -49,17 +51,19 @@ def round_linears(
         profile: what the plan was made from.
         folder: exists; one file a layer.
         group: weights that share a scale.
+        error_start: whether adapters start by cancelling the error.
         embedding_bits: 8 or 16, of the tables meanwhile.
         device: where it runs.
         on_linear: called after each layer that was rounded.
 
     Returns:
         A function from the index of a linear layer to its tensors: ``task`` and, where it was
-        rounded, ``codes``, ``scale``, ``zero``, ``U`` (o, r), ``V`` (r, i).
+        rounded, ``codes``, ``scale``, ``zero`` and, for r = ``error_rank``, ``U`` (o, r) and
+        ``V`` (r, i).
     """
     below = {p.name: (k, p) for k, p in enumerate(plan.linears) if p.bits < 8}
     if below:
-        rounder = _Rounder(plan, profile, folder, group, below, on_linear)
+        rounder = _Rounder(plan, profile, folder, group, below, on_linear, error_start=error_start)
         model, layers = measured_model(path, embedding_bits, device)
         for name in below:
             layers[name].on_forward = rounder.round
@@ -84,33 +88,56 @@ class _Rounder:
         group: int,
         below: dict[str, tuple[int, LinearPlan]],
         on_linear: Callable[[LinearPlan, int, int], None],
+        *,
+        error_start: bool,
     ) -> None:
+        self.error_start = error_start
         self.profile, self.folder, self.group = profile, folder, group
         self.below, self.on_linear = below, on_linear
-        self.nf4 = plan.scheme == "nf4"
+        self.codebook = plan.scheme
         self.moments = MomentsOfLast()
         self.done = 0
 
     @torch.no_grad()
-    def round(self, layer: MeasuredLinear, weight: Tensor, x: Tensor) -> None:
-        """Round ``weight`` (o, i) on its inputs x (N, i)."""
+    def round(self, layer: MeasuredLinear, weight: Tensor, x: Tensor) -> Tensor:
+        """Round ``weight`` (o, i) on inputs x (N, i); returns what stands for it at the start."""
         index, linear = self.below[layer.name]
-        moments = self.moments.of(x)
-        if self.nf4:
-            stored = QuantizedWeight.from_dense(weight, Scheme(4, self.group, "nf4"))
-        else:
-            rounded = round_with_feedback(
-                weight, moments.gram, (linear.bits,), self.group, upper=moments.inverse_upper
-            )[linear.bits]
-            stored = rounded.stored(Scheme(linear.bits, self.group), weight.shape[1])
-        kept = dict(stored.named_buffers())
-        if linear.rank:
-            sensitivity = self.profile.tensors(index)["sensitivity"].to(weight.device)
-            error = (weight - stored.dequantize()).mul_(sensitivity[:, None])
-            u, s, v = truncated_svd(error @ moments.lower, linear.rank)
-            kept["U"] = u * s / sensitivity[:, None]
-            kept["V"] = torch.linalg.solve_triangular(moments.lower, v, upper=False, left=False)
+        rank = linear.error_rank if self.error_start else 0
+        sensitivity = self.profile.tensors(index)["sensitivity"].to(weight.device)
+        scheme = Scheme(linear.bits, self.group, self.codebook)
+        kept, effective = rounded_layer(weight, self.moments.of(x), sensitivity, scheme, rank)
         tensors = {k: t.contiguous().cpu() for k, t in kept.items()}
         save_file(tensors, self.folder / f"{index}.safetensors")
         self.done += 1
         self.on_linear(linear, self.done, len(self.below))
+        return effective
+
+
+def rounded_layer(
+    weight: Tensor, moments: InputMoments, sensitivity: Tensor, scheme: Scheme, rank: int
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Round one layer and fit its adapter.
+
+    Args:
+        weight: W (o, i).
+        moments: of its inputs.
+        sensitivity: D^1/2 (o,).
+        scheme: below 8 bits; with feedback where it is affine, to nearest where it is NF4.
+        rank: triplets that cancel the error.
+
+    Returns:
+        ``codes``, ``scale``, ``zero`` (affine) and ``U`` (o, r), ``V`` (r, i) if r > 0, and what
+        then stands for the weight (o, i).
+    """
+    if scheme.codebook == "nf4":
+        stored = QuantizedWeight.from_dense(weight, scheme)
+    else:
+        rounded = round_with_feedback(
+            weight, moments.gram, (scheme.bits,), scheme.group, upper=moments.inverse_upper
+        )[scheme.bits]
+        stored = rounded.stored(scheme, weight.shape[1])
+    kept, effective = dict(stored.named_buffers()), stored.dequantize()
+    if rank:
+        kept["U"], kept["V"] = weighted_fit(weight - effective, sensitivity, moments.lower, rank)
+        effective.addmm_(kept["U"], kept["V"])
+    return kept, effective

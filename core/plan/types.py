@@ -36,6 +36,11 @@ class LinearPlan:
     why_code: str = ""
     why_values: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def error_rank(self) -> int:
+        """Triplets that cancel the quantization error at the start; the others are for the task."""
+        return (3 * self.rank + 3) // 4
+
 
 @dataclass(frozen=True)
 class Plan:

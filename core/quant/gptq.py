@@ -21,6 +21,8 @@ from core.quant.schemes import Scheme
 from core.quant.weight import QuantizedWeight
 
 CLIPS = (1.0, 0.9, 0.8, 0.7, 0.55)
+# Of mean(diag H). In order on 4,166 tokens, 3 bits everywhere: perplexity 6.60, with 0.02 7.13.
+DAMP = 0.1
 
 
 @dataclass
@@ -49,7 +51,7 @@ class Rounded:
         )
 
 
-def inverse_factor(gram: Tensor, damp: float = 0.02) -> Tensor:
+def inverse_factor(gram: Tensor, damp: float = DAMP) -> Tensor:
     """Upper Cholesky factor of the inverse of ``gram`` (i, i) + damp * mean(diag) * I."""
     i = gram.shape[0]
     eye = torch.eye(i, dtype=gram.dtype, device=gram.device)

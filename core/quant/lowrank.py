@@ -28,6 +28,26 @@ def truncated_svd(matrix: Tensor, rank: int, *, iterations: int = 2, seed: int =
     return (basis @ u)[:, :rank], s[:rank], v[:rank]
 
 
+def weighted_fit(
+    error: Tensor, rows: Tensor, lower: Tensor, rank: int, *, iterations: int = 2
+) -> tuple[Tensor, Tensor]:
+    """U (o, r) and V (r, i) with the least |diag(rows) (error - U V) lower|.
+
+    The truncated decomposition of the weighted matrix, unweighted again: the exact optimum as far
+    as :func:`truncated_svd` is one, because both weights are invertible.
+
+    Args:
+        error: what U V shall cancel (o, i).
+        rows: weights of the outputs (o,), all positive.
+        lower: weight of the inputs (i, i), lower triangular.
+        rank: r.
+        iterations: of :func:`truncated_svd`.
+    """
+    u, s, v = truncated_svd((error * rows[:, None]) @ lower, rank, iterations=iterations)
+    right = torch.linalg.solve_triangular(lower, v, upper=False, left=False)
+    return u * s / rows[:, None], right
+
+
 def product_svd(left: Tensor, right: Tensor) -> Triplets:
     """Exact decomposition of ``left`` (o, r) times ``right`` (r, i) without forming it."""
     ql, rl = torch.linalg.qr(left)

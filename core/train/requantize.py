@@ -47,7 +47,7 @@ from core.plan.allocate import solve
 from core.plan.measured import MeasuredLinear, MomentsOfLast
 from core.plan.memory import StepBytes
 from core.plan.planner import SHARE
-from core.plan.profile import RANKS, WIDTHS, Price, _Pricer
+from core.plan.profile import RANKS, WIDTHS, ErrorPrice, Price, _Pricer
 from core.plan.types import Plan
 from core.quant.gptq import round_with_feedback
 from core.quant.lowrank import product_svd, truncated_svd
@@ -256,7 +256,8 @@ def reprice(
     """
     ids, positions, labels = (t.to(model.device) for t in row)
     learned = int((labels[1:] != -100).sum())
-    pricer = _Pricer(dict(order), codebook, group, WIDTHS, learned, lambda event: None)
+    price = ErrorPrice(codebook=codebook, group=group)
+    pricer = _Pricer(dict(order), price, WIDTHS, learned, lambda event: None)
 
     def hear(layer: MeasuredLinear, _present: Tensor, x: Tensor, d: Tensor) -> None:
         pricer.price(layer, read(layer.name).to(x), x, d)

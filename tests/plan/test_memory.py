@@ -17,16 +17,16 @@ from core.plan import memory
 def test_a_step_is_measured_alike_whatever_ran_before(tiny: Callable[[str], Path]) -> None:
     path = tiny("llama")
     workspace.forget()
-    first = memory.measure_step(path)
-    again = memory.measure_step(path)
+    first = memory.measure_step(path, tensors=nullcontext())
+    again = memory.measure_step(path, tensors=nullcontext())
     assert first == again
 
 
 @pytest.mark.parametrize(
     ("architecture", "dtype"),
     [
-        ("llama", torch.bfloat16),
-        ("qwen2", torch.float32),
+        ("llama", torch.float32),
+        pytest.param("qwen2", torch.bfloat16, marks=pytest.mark.slow),
         pytest.param("gemma3", torch.float32, marks=pytest.mark.slow),  # two kinds of block
         pytest.param("gpt2", torch.bfloat16, marks=pytest.mark.slow),
     ],
@@ -52,7 +52,7 @@ def test_what_is_hollow_has_no_memory_and_keeps_masks_real() -> None:
 
 
 def test_more_tokens_and_kept_activations_hold_more(tiny: Callable[[str], Path]) -> None:
-    step = memory.measure_step(tiny("llama"))
+    step = memory.measure_step(tiny("llama"), tensors=nullcontext())
     for recomputed in (0, 1, 2):
         held = [step.at(tokens, recomputed) for tokens in (32, 64, 256, 1024)]
         assert held == sorted(held)
@@ -65,7 +65,7 @@ def test_the_counted_step_is_that_of_a_whole_model_however_many_blocks_are_recom
 ) -> None:
     path = tiny("llama")
     whole = memory.probe_model(skeleton(path))
-    step = memory.measure_step(path)
+    step = memory.measure_step(path, tensors=nullcontext())
     for recomputed in (0, 1, 2):
         whole.recompute(recomputed)
         for tokens in (100, 300):

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from core.errors import ConfigError
-from core.quant.schemes import Scheme
-from core.quant.weight import QuantizedWeight, nearest_nf4
+from core.quant.packing import unpack
+from core.quant.schemes import NF4, Scheme
+from core.quant.weight import QuantizedWeight
 
 SCHEMES = [Scheme(b) for b in (2, 3, 4, 8, 16)] + [Scheme(4, 64, "nf4")]
 
@@ -41,16 +42,20 @@ def test_no_weight_moves_by_more_than_half_a_step():
     assert ((stored.dequantize() - weight).abs() <= 0.51 * step + 1e-6).all()
 
 
-def test_nf4_against_bitsandbytes():
+@pytest.mark.parametrize("group", [64, 128])
+def test_nf4_equals_bitsandbytes_to_the_last_bit(group):
+    """Codes, scales in float32 and values, also for a group of zeros and values between codes."""
     functional = pytest.importorskip("bitsandbytes.functional")
-    weight = torch.randn(32, 128)
-    packed, state = functional.quantize_4bit(weight, blocksize=64, quant_type="nf4")
-    ours = QuantizedWeight.from_dense(weight, Scheme(4, 64, "nf4"))
+    weight = torch.randn(32, 256)
+    weight[0, :group] = 0
+    weight[1, :16] = NF4 * weight[1, 16:group].abs().max()
+    packed, state = functional.quantize_4bit(weight, blocksize=group, quant_type="nf4")
+    ours = QuantizedWeight.from_dense(weight, Scheme(4, group, "nf4"))
+    assert ours.scale.dtype == state.absmax.dtype == torch.float32
     assert torch.equal(ours.scale, state.absmax)
     high, low = packed.flatten() >> 4, packed.flatten() & 15
-    theirs = torch.stack([high, low], 1).view(-1, 64)
-    grouped = weight.view(-1, 64)
-    assert torch.equal(nearest_nf4(grouped / ours.scale[:, None]), theirs)
+    theirs = torch.stack([high, low], 1).view(-1, group)
+    assert torch.equal(unpack(ours.codes, 4, group), theirs)
     assert torch.equal(ours.dequantize(), functional.dequantize_4bit(packed, state))
 
 
