@@ -284,6 +284,7 @@ def measure_step(
 
 
 def _counted(many: LanguageModel, layers: int) -> StepBytes:
+    gc.collect()  # so that nothing of what ran before is freed while counting
     few = len(many.blocks) - 1 or 1
     lines: dict[str, list[float]] = {}
     for switch in ("on", "off"):
@@ -346,7 +347,6 @@ def peaks(model: LanguageModel, tokens: int) -> tuple[float, float]:
     labels = torch.full_like(ids, -100)
     labels[: PROBE_LEARNED + 1] = ids[: PROBE_LEARNED + 1]
     _drop_gradients(model)
-    gc.collect()
     workspace.forget()
     model.loss(ids, positions, labels).backward()  # makes the work space, which then stays
     _drop_gradients(model)

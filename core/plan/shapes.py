@@ -65,9 +65,10 @@ def plan_shape(
         ConfigError: for another device.
     """
     if device not in ("cpu", "cuda"):
+        where = "device"
         raise ConfigError(
-            f"Nothing is known of the device {device[:40]!r}.",
-            where="device",
+            f"{where} cannot be {device!r}."[:200],
+            where=where,
             action="Choose cpu or cuda.",
             code="config.choice",
         )
