@@ -1,8 +1,8 @@
 """``python -m benchmarks.step``: one training step of ours beside one of the QLoRA recipe.
 
 Four chats of 512, 400, 288 and 176 tokens, answers in the last 40 % of each, rank 16 in every
-linear layer, weights in NF4: the setting of the published recipe on a small model. Each variant is
-a process of its own; see ``benchmarks/README.md`` for the columns.
+linear layer, weights in 4 bits: the setting of the published recipe on a small model. Each variant
+is a process of its own; see ``benchmarks/README.md`` for the columns.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ def chats() -> list[tuple[Tensor, Tensor]]:
 
 
 def ours(path: Path, *, recompute: bool) -> Prepared:
-    """Our model with NF4 weights; the chats in one row."""
+    """Our model with our own 4 bits, the chats in one row."""
 
     def store(
         name: str, read: Callable[[], Tensor], bias: Tensor | None, transposed: bool
     ) -> AdapterLinear:
         layer = AdapterLinear(
-            QuantizedWeight.from_dense(read(), Scheme(4, codebook="nf4")),
+            QuantizedWeight.from_dense(read(), Scheme(4)),
             bias,
             transposed=transposed,
         )
