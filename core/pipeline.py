@@ -267,6 +267,7 @@ def _kept_plan(out: Path, config: RunConfig, lesson: Lesson, emit: Emit) -> Plan
     emit(Planned(plan.to_json()))
     write_whole(kept, json.dumps(plan.to_json(), indent=1))
     _start(out, config, lesson, found, emit)
+    release()  # that model lives on in a cycle, for fused blocks hold their layers
     return plan
 
 
