@@ -17,14 +17,13 @@ from typing import Any
 
 from benchmarks.peers import finished, machine, run_job
 from benchmarks.settings import LEAST, NOTES, UNLIMITED, VARIANTS, Job
-from benchmarks.table import MB
+from benchmarks.table import MB, write_results
 from core.config import RunConfig
 from core.data import frozen
 from core.data.split import split
 from core.data.types import Example
 from core.errors import StudioError
 from core.home import CHECKOUT
-from core.runs.folder import write_json
 
 EXAMPLES, QUIZ = 40, 4
 TEMPLATE = (
@@ -188,9 +187,7 @@ def main(arguments: Sequence[str]) -> int:
         return error.exit_code
     done = [row for row in rows if "error" not in row]
     document = {"machine": machine(done), "steps": options.steps, "rows": rows}
-    options.results.mkdir(parents=True, exist_ok=True)
-    write_json(options.results / "cost.json", document)
-    (options.results / "cost.md").write_text(as_markdown(document), "utf-8")
+    write_results(options.results, "cost", document, as_markdown(document))
     return int(len(done) < len(rows))
 
 

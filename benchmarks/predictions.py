@@ -21,12 +21,12 @@ from typing import Any
 from benchmarks import datasets
 from benchmarks.peers import finished, machine, run_job
 from benchmarks.settings import LEAST, OURS, UNLIMITED, Job
-from benchmarks.table import MB
+from benchmarks.table import MB, write_results
 from core import models
 from core.config import RunConfig
 from core.errors import DataError, StudioError
 from core.home import CHECKOUT
-from core.runs.folder import read_json, write_json
+from core.runs.folder import read_json
 
 # (rank, longest example, recomputation), each with every class and every budget.
 SETTINGS = ((8, 256, "auto"), (16, 256, "on"), (4, 128, "off"))
@@ -263,9 +263,7 @@ def main(arguments: Sequence[str]) -> int:
         "summary": summary(rows),
         "rows": rows,
     }
-    options.results.mkdir(parents=True, exist_ok=True)
-    write_json(options.results / "predictions.json", document)
-    (options.results / "predictions.md").write_text(as_markdown(document), "utf-8")
+    write_results(options.results, "predictions", document, as_markdown(document))
     return int(any("error" in row for row in rows))
 
 

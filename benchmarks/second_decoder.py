@@ -17,11 +17,12 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import torch
 from gguf import GGUFReader
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
+
+from core.modelload import gguf_model
 
 CONTROL, TYPED = 3, 4  # token types of the file: control tokens, and words it never splits
 LICENCE = "gemma"
@@ -107,14 +108,7 @@ def tokenizer_of(source: Path) -> PreTrainedTokenizerFast:
 
 def convert(source: Path, folder: Path) -> None:
     """Write a Gemma GGUF file as a folder of bfloat16 safetensors that the studio can open."""
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        source.parent,
-        gguf_file=source.name,
-        dtype=torch.bfloat16,
-        quantization_config=GgufConfig(dequantize=True),
-        local_files_only=True,
-        trust_remote_code=False,
-    )
+    model = gguf_model(source)
     model.save_pretrained(folder)
     tokenizer = tokenizer_of(source)
     tokenizer.model_max_length = int(model.config.max_position_embeddings)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.child import computing
+from benchmarks.table import write_results
 from core import modelload, models, workspace
 from core.assemble import build
 from core.home import CHECKOUT
@@ -31,7 +32,6 @@ from core.plan.memory import LiveBytes
 from core.process import peak_bytes, release, resident_bytes
 from core.quant.schemes import Scheme
 from core.quant.weight import QuantizedWeight
-from core.runs.folder import write_json
 
 LENGTHS, RANK, ANSWERS, SEED = (512, 400, 288, 176), 16, 0.4, 1
 MIB = 2**20
@@ -215,9 +215,8 @@ def main(arguments: list[str]) -> int:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         results.append(json.loads(done.stdout.splitlines()[-1]))
         sys.stdout.write(f"{variant}: {results[-1]}\n")
-    options.results.mkdir(parents=True, exist_ok=True)
-    write_json(options.results / "step.json", {"steps": options.steps, "results": results})
-    (options.results / "step.md").write_text(table(results), "utf-8")
+    document = {"steps": options.steps, "results": results}
+    write_results(options.results, "step", document, table(results))
     sys.stdout.write(table(results))
     return 0
 

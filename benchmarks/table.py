@@ -5,9 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from benchmarks.settings import NOTES, QLORA, VARIANTS
+from core.runs.folder import write_json
 
 Runs = Sequence[Mapping[str, Any]]
 
@@ -191,3 +193,10 @@ def _budgets(runs: Runs) -> list[str]:
                     )
                 )
     return ["Budgets of ours:\n\n" + "\n".join(lines)] if lines else []
+
+
+def write_results(folder: Path, name: str, document: dict[str, Any], text: str) -> None:
+    """Write ``NAME.json`` and its table ``NAME.md`` into ``folder``, which is made if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / f"{name}.json", document)
+    (folder / f"{name}.md").write_text(text, "utf-8")

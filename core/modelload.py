@@ -421,18 +421,9 @@ def convert_gguf(source: Path, folder: Path) -> None:
     Raises:
         ModelError: if ``transformers`` cannot read the file.
     """
-    from transformers import GgufConfig
-
     _report(0.05, "reading the weights")
     with _said(source, "the weights"):
-        model = AutoModelForCausalLM.from_pretrained(
-            source.parent,
-            gguf_file=source.name,
-            dtype=torch.bfloat16,
-            quantization_config=GgufConfig(dequantize=True),
-            local_files_only=True,
-            trust_remote_code=False,
-        )
+        model = gguf_model(source)
     _report(0.6, "writing the weights")
     model.save_pretrained(folder)
     longest = int(model.config.max_position_embeddings)
@@ -443,6 +434,20 @@ def convert_gguf(source: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     _plain_tokenizer_config(folder / "tokenizer_config.json")
     _report(0.9, "written")
+
+
+def gguf_model(source: Path) -> Any:
+    """The model of a GGUF file, its weights expanded to bfloat16."""
+    from transformers import GgufConfig
+
+    return AutoModelForCausalLM.from_pretrained(
+        source.parent,
+        gguf_file=source.name,
+        dtype=torch.bfloat16,
+        quantization_config=GgufConfig(dequantize=True),
+        local_files_only=True,
+        trust_remote_code=False,
+    )
 
 
 def gguf_tokenizer(source: Path) -> PreTrainedTokenizerFast:

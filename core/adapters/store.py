@@ -164,9 +164,13 @@ def load_plan(run: Path, requantized: Sequence[int] | None = None) -> Plan:
     Raises:
         ModelError: if what changed is missing or damaged.
     """
-    plan = Plan.from_json(json.loads((run / "plan.json").read_text("utf-8")))
     steps = _final_changes(run) if requantized is None else requantized
-    new = {name: bits for name, bits, _ in _changes(run, steps)}
+    return _changed_plan(run, {name: bits for name, bits, _ in _changes(run, steps)})
+
+
+def _changed_plan(run: Path, new: Mapping[str, int]) -> Plan:
+    """The run's plan with the ``new`` bits by layer."""
+    plan = Plan.from_json(json.loads((run / "plan.json").read_text("utf-8")))
     if not new:
         return plan
     group = RunConfig.load(run / "config.json").quant.group
@@ -228,11 +232,12 @@ def load_stored(
             code="adapter.missing",
         )
     check_manifest(run / BASE, contents=True)
-    plan = load_plan(run, requantized)
+    changes = list(_changes(run, requantized))
+    plan = _changed_plan(run, {name: bits for name, bits, _ in changes})
     config = RunConfig.load(run / "config.json")
     path = models.ensure_local(models.resolve(config.model))
     candidate = base_candidate(run, plan)
-    changed = {name: file for name, _, file in _changes(run, requantized)}
+    changed = {name: file for name, _, file in changes}
     index = {p.name: k for k, p in enumerate(plan.linears)}
 
     def store(

@@ -84,6 +84,25 @@ def measured_model(
     return build(path, store, embedding_bits=embedding_bits, device=device), layers
 
 
+def backpropagate(model: LanguageModel, ids: Tensor, positions: Tensor, labels: Tensor) -> Tensor:
+    """One forward and backward pass of a packed row, each (T,), that the layers listen to.
+
+    Returns the mean loss per answer token. The layers hear the gradient of each token's own loss.
+    """
+    learned = int((labels[1:] != -100).sum())
+    model.set_checkpointing(True)
+    # Something must ask for gradients before the first block; its own gradient is not used.
+    spark = torch.zeros((), requires_grad=True)
+    handle = model.blocks[0].register_forward_pre_hook(
+        lambda _m, args: ((args[0] + spark.to(args[0])), *args[1:])
+    )
+    loss = model.loss(ids, positions, labels)
+    (loss * learned).backward()
+    handle.remove()
+    model.set_checkpointing(False)
+    return loss.detach()
+
+
 @dataclass
 class InputMoments:
     """H = E[x x^T] (i, i) of a layer's inputs, and its factors."""

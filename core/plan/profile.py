@@ -37,7 +37,13 @@ from torch import Tensor
 
 from core.events import Emit, PhaseChanged
 from core.manifest import whole_folder
-from core.plan.measured import InputMoments, MeasuredLinear, MomentsOfLast, measured_model
+from core.plan.measured import (
+    InputMoments,
+    MeasuredLinear,
+    MomentsOfLast,
+    backpropagate,
+    measured_model,
+)
 from core.quant.lowrank import truncated_svd
 from core.quant.schemes import Scheme
 from core.quant.weight import QuantizedWeight, nearest_error
@@ -139,18 +145,10 @@ def measure(
     model, order = measured_model(path, embedding_bits, device)
     ids, positions, labels = (t.to(model.device) for t in row)
     learned = int((labels[1:] != -100).sum())
-    pricer = _Pricer(order, ErrorPrice(importance, codebook, group), tuple(widths), learned, emit)
+    pricer = Pricer(order, ErrorPrice(importance, codebook, group), tuple(widths), learned, emit)
     for layer in order.values():
         layer.on_backward = pricer.price
-    model.set_checkpointing(True)
-    # Something must ask for gradients before the first block; its own gradient is not used.
-    spark = torch.zeros((), requires_grad=True)
-    handle = model.blocks[0].register_forward_pre_hook(
-        lambda _m, args: ((args[0] + spark.to(args[0])), *args[1:])
-    )
-    loss = model.loss(ids, positions, labels)
-    (loss * learned).backward()  # summed, so that d is the gradient of each token's own loss
-    handle.remove()
+    loss = backpropagate(model, ids, positions, labels)
     prices = [pricer.prices[name] for name in order]
     with whole_folder(folder) as temporary:
         profile = Profile(prices, len(ids), float(loss.detach()), str(temporary))
@@ -159,7 +157,7 @@ def measure(
     return replace(profile, folder=str(folder))
 
 
-class _Pricer:
+class Pricer:
     """Prices one layer at a time."""
 
     def __init__(

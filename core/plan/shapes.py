@@ -9,9 +9,9 @@ for every byte that it takes, with diminishing returns (square root of r). The s
 shares bits and ranks out. The costs have no unit, so no loss is predicted.
 
 On a card (``cuda``) further assumptions, none of them measured: activations in bfloat16; a context
-of :data:`CUDA_CONTEXT` bytes and no libraries of the processor; every large tensor rounded up by as
-much as :data:`CUDA_ROUND`; attention as on the processor; a whole layer expanded at a time, with
-its codes.
+of :data:`core.device.CONTEXT_BYTES` and no libraries of the processor; every large tensor rounded
+up by as much as :data:`CUDA_ROUND`; attention as on the processor; a layer expanded as a whole,
+with its codes.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import torch
 
 from core import modelcheck
 from core.config import RunConfig
+from core.device import CONTEXT_BYTES
 from core.errors import ConfigError, ModelError
 from core.plan.memory import Probe, measure_step, probe
 from core.plan.planner import SHARE, Situation, make_plan
@@ -35,9 +36,7 @@ from core.plan.planning import LEAST_TOKENS, calibration_tokens, shape_of
 from core.plan.profile import RANKS, WIDTHS, Price
 from core.plan.types import LinearPlan, Plan
 
-MB, MIB = 10**6, 2**20
-CUDA_CONTEXT = 500 * MB  # context, kernels and the libraries' work space; differs between cards
-CUDA_ROUND = MIB  # the caching allocator leaves up to so much of a large block unused
+CUDA_ROUND = 2**20  # the caching allocator leaves up to so much of a large block unused
 # Bytes of scratch a weight while a layer is expanded on a card: its codes, and for 3 bits the place
 # in the table (4 bytes for 8 weights) and what is found there (8 for 8).
 CUDA_EXPANSION = 2.5
@@ -126,7 +125,7 @@ def _on_card(folder: Path, shape: Mapping[str, Any]) -> Probe:
     lines = {
         moment: [f + CUDA_EXPANSION * largest, *rest] for moment, (f, *rest) in step.lines.items()
     }
-    return Probe(CUDA_CONTEXT, replace(step, lines=lines))
+    return Probe(CONTEXT_BYTES, replace(step, lines=lines))
 
 
 def _rounding(linears: list[tuple[str, int, int]]) -> int:

@@ -44,10 +44,10 @@ from core.device import release
 from core.events import BitsChanged, Note, Requantized, RolledBack
 from core.layers.lora import AdapterLinear
 from core.plan.allocate import solve
-from core.plan.measured import MeasuredLinear, MomentsOfLast
+from core.plan.measured import MeasuredLinear, MomentsOfLast, backpropagate
 from core.plan.memory import StepBytes
 from core.plan.planner import SHARE
-from core.plan.profile import RANKS, WIDTHS, ErrorPrice, Price, _Pricer
+from core.plan.profile import RANKS, WIDTHS, ErrorPrice, Price, Pricer
 from core.plan.types import Plan
 from core.quant.gptq import round_with_feedback
 from core.quant.lowrank import product_svd, truncated_svd
@@ -257,21 +257,14 @@ def reprice(
     ids, positions, labels = (t.to(model.device) for t in row)
     learned = int((labels[1:] != -100).sum())
     price = ErrorPrice(codebook=codebook, group=group)
-    pricer = _Pricer(dict(order), price, WIDTHS, learned, lambda event: None)
+    pricer = Pricer(dict(order), price, WIDTHS, learned, lambda event: None)
 
     def hear(layer: MeasuredLinear, _present: Tensor, x: Tensor, d: Tensor) -> None:
         pricer.price(layer, read(layer.name).to(x), x, d)
 
     for layer in order.values():
         layer.on_backward = hear
-    model.set_checkpointing(True)
-    spark = torch.zeros((), requires_grad=True)  # something must ask for gradients
-    handle = model.blocks[0].register_forward_pre_hook(
-        lambda _m, args: ((args[0] + spark.to(args[0])), *args[1:])
-    )
-    (model.loss(ids, positions, labels) * learned).backward()
-    handle.remove()
-    model.set_checkpointing(False)
+    backpropagate(model, ids, positions, labels)
     for layer in order.values():
         layer.on_backward = None
     index = {name: k for k, name in enumerate(order)}

@@ -14,9 +14,10 @@ import pytest
 
 from core import cli
 from core.config import GB, RunConfig
+from core.device import CONTEXT_BYTES
 from core.errors import ConfigError, ModelError
 from core.modelcheck import is_shape
-from core.plan.shapes import ASSUMED, CUDA_CONTEXT, plan_shape
+from core.plan.shapes import ASSUMED, plan_shape
 from core.plan.types import Plan
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -96,7 +97,7 @@ def test_what_should_fit_fits(name: str, gigabytes: float, device: str) -> None:
     is_whole(plan)
     assert plan.average_bits >= 4
     if device == "cuda":
-        assert plan.parts["process"] == CUDA_CONTEXT
+        assert plan.parts["process"] == CONTEXT_BYTES
         assert plan.parts["allocator"] > 0
 
 
@@ -146,4 +147,4 @@ def test_the_command_line_plans_a_folder_with_a_configuration_alone(
     plan = json.loads(out)
     assert (code, plan["feasible"], len(plan["linears"])) == (0, True, 14)
     assert b"prediction" in err
-    assert plan["parts"]["process"] == CUDA_CONTEXT
+    assert plan["parts"]["process"] == CONTEXT_BYTES
