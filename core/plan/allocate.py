@@ -23,6 +23,7 @@ Picks = NDArray[np.intp]
 # Trained numbers cost weight, gradient and two moments, each fp32.
 TRAINED_BYTES = 16
 PRECISION = 1e-7  # relative, of a multiplier
+LEAST = 1e-15  # a multiplier that is less of the largest cost a byte is none
 # So many single changes, the nearest to worth it, are tried in pairs, and in threes.
 EXCHANGED = {2: 400, 3: 80}
 SEARCHED_LAYERS, SEARCHED_NODES = 6, 6_000  # what is searched to the end, if it has one
@@ -132,10 +133,12 @@ class _Problem:
 
         if use_at(0.0) <= self.limits[k]:
             return self._look(multipliers)
-        low, high = 0.0, 1e-3 * float(np.ptp(self.cost) / max(np.ptp(self.uses[k]), 1e-300))
+        # Where all choices cost the same, any price above nothing tells them apart.
+        scale = float(np.ptp(self.cost) / max(np.ptp(self.uses[k]), 1e-300)) or 1.0
+        low, high = 0.0, 1e-3 * scale
         while use_at(high) > self.limits[k] and high < 1e30:
             low, high = high, high * 8
-        while high - low > PRECISION * high:
+        while high - low > max(PRECISION * high, LEAST * scale):
             middle = (low + high) / 2
             if use_at(middle) <= self.limits[k]:
                 high = middle

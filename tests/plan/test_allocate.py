@@ -108,6 +108,16 @@ def test_what_costs_nothing_is_proven():
     assert (found.cost, found.gap) == (0, 0)
 
 
+def test_limits_are_kept_where_every_choice_costs_the_same():
+    size = problem(1, 6, 5)[1]
+    limits = float(size.mean(1).sum()), float(size.min(1).sum() * 1.1)
+    for cost in (np.zeros((6, 5)), np.ones((6, 5))):
+        found = solve_two(cost, size, size, *limits)
+        assert found is not None
+        assert found.bytes <= limits[1]
+        assert found.gap == 0
+
+
 def test_too_small_a_budget_has_no_solution():
     cost, size = problem(0, 5, 4)
     assert solve(cost, size, float(size.min(1).sum()) - 1) is None
