@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -152,6 +153,45 @@ class _Norm(torch.autograd.Function):
         with frame() as room:
             unit = room.like(saved, torch.float32).copy_(saved)
             return ctx.norm.gradient(dy.clone(), unit, inverse), None, None, None
+
+
+class _Rotary(torch.autograd.Function):
+    """Rotary position embedding of one tensor: four products and no copy beside the result.
+
+    ``transformers`` turns halves into new tensors, of which autograd keeps some.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turned(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        return _turned(dy, cos, sin, back=True), None, None
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> Tensor:
+    """Pairs (x_j, x_(j + h/2)) turned by their angles, or ``back``; x (1, H, T, h), cos (1, T, h).
+
+    A new tensor that lies in memory as (1, T, H, h), as the products before and after want it.
+    """
+    half, sign = x.shape[-1] // 2, -1 if back else 1
+    out = torch.empty_like(x.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
+    (a, b), (to_a, to_b) = x.split(half, -1), out.split(half, -1)
+    (cos_a, cos_b), (sin_a, sin_b) = (t[:, None].split(half, -1) for t in (cos, sin))
+    if back:  # transposed: each half is given the other's sine
+        sin_a, sin_b = sin_b, sin_a
+    torch.mul(a, cos_a, out=to_a).addcmul_(b, sin_a, value=-sign)
+    torch.mul(b, cos_b, out=to_b).addcmul_(a, sin_b, value=sign)
+    return out
+
+
+def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn q (1, H, T, h) and k (1, G, T, h) as ``apply_rotary_pos_emb`` of the models does."""
+    turned = [_Rotary.apply(x, cos, sin) for x in (q, k)]  # type: ignore[no-untyped-call]
+    return turned[0], turned[1]
 
 
 class _NormProducts(torch.autograd.Function):
@@ -315,6 +355,9 @@ def fuse_block(block: nn.Module, index: int, activation: str) -> FusedBlock | No
     }
     for k, layer in enumerate(qkv):
         replaced[layer] = partial(products.result, k)
+    turning = _with_rotary(attention)
+    if turning is not None:
+        replaced[attention] = turning
     for name, module in block.named_modules():
         if RmsNorm.fits(module) and module not in replaced:
             replaced[module] = partial(_normed, norm=RmsNorm(module), keep=keep, name=name)
@@ -329,6 +372,20 @@ def fuse_block(block: nn.Module, index: int, activation: str) -> FusedBlock | No
         out.keeper = None
 
     return FusedBlock(keep, undo)
+
+
+def _with_rotary(attention: nn.Module) -> Callable[..., Any] | None:
+    """The module's own ``forward`` with :func:`rotary` in it; None: it turns nothing.
+
+    The copy has its own globals, so that the library stays as it is for everything else.
+    """
+    forward = type(attention).forward
+    if "apply_rotary_pos_emb" not in forward.__code__.co_names:
+        return None
+    names = {**forward.__globals__, "apply_rotary_pos_emb": rotary}
+    copy = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__)
+    copy.__kwdefaults__ = forward.__kwdefaults__
+    return MethodType(copy, attention)
 
 
 def _normed(x: Tensor, norm: RmsNorm, keep: Kept, name: str) -> Tensor:

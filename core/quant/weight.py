@@ -100,6 +100,10 @@ class QuantizedWeight(nn.Module):
         part = self.dense[rows]
         return part if part.dtype == dtype else room.like(part, dtype).copy_(part)
 
+    def lends(self, dtype: torch.dtype) -> bool:
+        """Whether :meth:`expanded` gives a copy, which may be changed."""
+        return self.scheme.bits != 16 or self.dense.dtype != dtype
+
     def _rows(
         self, index: Tensor | slice, dtype: torch.dtype, empty: Callable[..., Tensor]
     ) -> Tensor:

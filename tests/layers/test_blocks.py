@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from core.assemble import LanguageModel, build
 from core.layers.attention import bounds_of
-from core.layers.blocks import NORM_BEFORE_MLP
+from core.layers.blocks import NORM_BEFORE_MLP, rotary
 from core.layers.lora import AdapterLinear, adapter_layers
 from core.plan.memory import LiveBytes
 from core.quant.schemes import Scheme
@@ -73,6 +74,34 @@ def test_losses_and_gradients_are_those_of_the_library(tiny, architecture, recom
         assert loss == pytest.approx(expected, abs=1e-5)
         # What is kept has 11 bits.
         assert distance(gradients, dense) < 3e-3
+
+
+def test_rotary_embedding_and_its_gradient_are_those_of_the_library():
+    torch.manual_seed(0)
+    angles = torch.randn(1, 7, 4)
+    cos, sin = (torch.cat([f(angles), f(angles)], -1).double() for f in (torch.cos, torch.sin))
+    # As models hand them over: heads in the second place, tokens first in memory.
+    q, k = (torch.randn(1, 7, n, 8).double().transpose(1, 2).requires_grad_() for n in (6, 2))
+    again = [t.detach().clone().requires_grad_() for t in (q, k)]
+    ours, theirs = rotary(q, k, cos, sin), apply_rotary_pos_emb(*again, cos, sin)
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(one, other, atol=1e-12)
+        weight = torch.randn_like(one)
+        (one * weight).sum().backward()
+        (other * weight).sum().backward()
+    assert torch.allclose(q.grad, again[0].grad, atol=1e-12)
+    assert torch.allclose(k.grad, again[1].grad, atol=1e-12)
+
+
+@pytest.mark.parametrize("architecture", FUSED)
+def test_the_library_itself_keeps_its_rotary_embedding(architecture, tiny):
+    model = adapted(tiny(architecture))
+    attention = model.blocks[0].self_attn
+    own = type(attention).forward.__globals__["apply_rotary_pos_emb"]
+    assert attention.forward.__func__.__globals__["apply_rotary_pos_emb"] is rotary
+    assert own is not rotary
+    model.unfuse()
+    assert "forward" not in vars(attention)
 
 
 def test_unfused_and_fused_again_computes_the_same(tiny):

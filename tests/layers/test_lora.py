@@ -16,8 +16,11 @@ def layer() -> AdapterLinear:
     return layer
 
 
-def test_outputs_and_gradients_against_autograd(layer):
-    x = torch.randn(2, 5, 64, requires_grad=True)
+@pytest.mark.parametrize("tokens", [3, 40])
+def test_outputs_and_gradients_against_autograd(layer, tokens):
+    x = torch.randn(2, tokens, 64, requires_grad=True)
+    # Long rows multiply by weight and adapter at once, short ones one after the other.
+    assert layer.merges(2 * tokens, x.dtype) == (tokens == 40)
     y = layer(x)
     dy = torch.randn_like(y)
     y.backward(dy)
@@ -30,6 +33,20 @@ def test_outputs_and_gradients_against_autograd(layer):
     assert torch.allclose(y, reference, atol=1e-5)
     for ours, theirs in ((layer.U, U), (layer.s, s), (layer.V, V), (x, again)):
         assert torch.allclose(ours.grad, theirs.grad, atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", [4, 16])
+def test_many_products_leave_the_stored_weight_as_it_was(bits):
+    layer = AdapterLinear(QuantizedWeight.from_dense(torch.randn(12, 64), Scheme(bits)))
+    layer.set_triplets(torch.randn(12, 3), torch.ones(3), torch.randn(3, 64))
+    before = layer.quantized.dequantize().clone()
+    for _ in range(2):
+        layer(torch.randn(100, 64, requires_grad=True)).sum().backward()
+    assert torch.equal(layer.quantized.dequantize(), before)
+    dense = AdapterLinear(QuantizedWeight.from_dense(torch.randn(12, 64), Scheme(16)))
+    dense.set_triplets(torch.randn(12, 3), torch.ones(3), torch.randn(3, 64))
+    # What is stored in the dtype of the products is not copied, so nothing may be added to it.
+    assert not dense.merges(100, dense.quantized.dense.dtype)
 
 
 def test_a_masked_triplet_gets_a_score_but_no_gradient(layer):
