@@ -49,7 +49,7 @@ from core.events import (
 from core.plan.memory import probe
 from core.plan.planning import Planned as Found
 from core.plan.planning import calibration_row, does_not_fit, plan_for
-from core.plan.rounding import round_linears
+from core.plan.rounding import round_linears, task_gate
 from core.plan.types import LinearPlan, Plan
 from core.train import checkpoint
 from core.train.ledger import Ledger
@@ -304,6 +304,7 @@ def _start(out: Path, config: RunConfig, lesson: Lesson, found: Found, emit: Emi
             found.plan,
             config.quant.group,
             candidate,
+            gate=task_gate(found.plan, found.profile, error_start=config.adapter.start == "error"),
             device=device_of(config.device),
             on_linear=loaded,
         )

@@ -37,6 +37,7 @@ def start_model(
     group: int,
     candidate: Candidate,
     *,
+    gate: float = 1.0,
     device: torch.device | None = None,
     on_linear: Callable[[LinearPlan, int, int], None] = lambda linear, done, total: None,
 ) -> LanguageModel:
@@ -47,6 +48,7 @@ def start_model(
         plan: bits and ranks.
         group: weights that share a scale.
         candidate: codes and triplets of the linear layer with this index.
+        gate: s of the task block, see :func:`core.plan.rounding.task_gate`.
         device: where it runs.
         on_linear: called after each layer.
     """
@@ -59,7 +61,7 @@ def start_model(
         found = candidate(index)
         scheme = scheme_of(plan, linear, group)
         layer = AdapterLinear(stored_weight(found, scheme, read), bias, transposed=transposed)
-        layer.set_triplets(*_triplets(found, linear))
+        layer.set_triplets(*_triplets(found, linear, gate))
         on_linear(linear, index + 1, len(plan.linears))
         return layer
 
@@ -80,8 +82,10 @@ def stored_weight(
     return stored
 
 
-def _triplets(found: dict[str, Tensor], linear: LinearPlan) -> tuple[Tensor, Tensor, Tensor]:
-    """U (o, r), s (r) = 1, V (r, i) with rows of length 1; without U and V all is task block."""
+def _triplets(
+    found: dict[str, Tensor], linear: LinearPlan, gate: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """U (o, r), s (r), V (r, i) with rows of length 1; without U and V all is task block."""
     r, o, i = linear.rank, linear.out_features, linear.in_features
     error = linear.error_rank if "U" in found else 0
     U, V = torch.zeros(o, r), torch.zeros(r, i)
@@ -91,4 +95,6 @@ def _triplets(found: dict[str, Tensor], linear: LinearPlan) -> tuple[Tensor, Ten
         U[:, :k], V[:k] = left * values, right
     task = found["task"].float()[: r - error]
     V[error : error + len(task)] = task / task.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    return U, torch.ones(r), V
+    s = torch.ones(r)
+    s[error:] = gate
+    return U, s, V

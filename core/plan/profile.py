@@ -53,7 +53,7 @@ RANKS = (0, 2, 4, 8, 16, 32)
 # Part of the min-max range that loses least on trained weights at each width; rounding proper
 # searches it group by group.
 CLIPS = {2: 0.7, 3: 0.85, 4: 0.95}
-VERSION = 5  # of what is written to the cache
+VERSION = 6  # of what is written to the cache
 TENSORS = "profile.safetensors"
 
 
@@ -90,12 +90,15 @@ class Profile:
     folder: str
 
     def tensors(self, index: int) -> dict[str, Tensor]:
-        """``sensitivity`` D^1/2 (o,) and ``task`` (r, i) of the linear layer ``index``.
+        """``sensitivity`` D^1/2 (o,), ``task`` (r, i), ``slope`` (r,) of the linear layer ``index``.
 
-        ``task``: right singular vectors of the task gradient G, as rows.
+        ``task``: right singular vectors v of the task gradient G, as rows. ``slope``: sum of
+        abs(G v), nats per answer token by which the loss begins to fall for each unit by which all
+        of a column of U moves.
         """
+        keys = ("sensitivity", "task", "slope")
         with safe_open(Path(self.folder) / TENSORS, "pt") as file:
-            return {k: file.get_tensor(f"{index}.{k}") for k in ("sensitivity", "task")}
+            return {k: file.get_tensor(f"{index}.{k}") for k in keys}
 
     def save(self) -> None:
         """Write the prices; their presence marks the folder as whole."""
@@ -182,10 +185,13 @@ class Pricer:
         # From one token's mean to nats per answer token of the whole row.
         unit = x.shape[0] / max(1, self.learned)
         cost = self.error.costs(weight, self.moments.of(x), sensitivity, self.widths)
-        _, s, v = truncated_svd(d.t() @ x, RANKS[-1])
+        gradient = d.t() @ x
+        _, s, v = truncated_svd(gradient, RANKS[-1])
         gain = [float(s[:r].square().sum()) for r in RANKS]
         index = self.index[layer.name]
         self.kept[f"{index}.task"] = v.half().contiguous().cpu()
+        slope = (gradient @ v.t()).abs_().sum(0) / max(1, self.learned)
+        self.kept[f"{index}.slope"] = slope.cpu()
         self.kept[f"{index}.sensitivity"] = sensitivity.cpu()
         self.prices[layer.name] = Price(
             layer.name,

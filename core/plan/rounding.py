@@ -27,6 +27,9 @@ from core.quant.schemes import Scheme
 from core.quant.weight import QuantizedWeight
 
 Candidate = Callable[[int], dict[str, Tensor]]
+# What the first step at the default rate may take off the loss by its linear prediction, in nats
+# per answer token; measured on two models (docs/log.md).
+FIRST_STEP, REFERENCE_RATE = 3.0, 1e-3
 
 
 def round_linears(
@@ -75,6 +78,22 @@ def round_linears(
         return profile.tensors(index) | (load_file(file) if file.is_file() else {})
 
     return candidate
+
+
+def task_gate(plan: Plan, profile: Profile, *, error_start: bool = True) -> float:
+    """s at which the task block starts, at most 1: the same first step for every model.
+
+    An optimizer that moves every number of U by the learning rate changes the loss the more, the
+    steeper it is along the rows of V, and these are the steepest there are. So the loss that a
+    first step at ``REFERENCE_RATE`` would take off, were it linear, is limited to ``FIRST_STEP``
+    nats per answer token. The gate changes no step of U, only its effect.
+    """
+    slope = 0.0
+    for index, linear in enumerate(plan.linears):
+        cancels = error_start and linear.bits < 8
+        rank = linear.rank - (linear.error_rank if cancels else 0)
+        slope += float(profile.tensors(index)["slope"][:rank].sum())
+    return min(1.0, FIRST_STEP / max(1e-12, REFERENCE_RATE * slope))
 
 
 class _Rounder:
