@@ -90,7 +90,7 @@ class Profile:
     folder: str
 
     def tensors(self, index: int) -> dict[str, Tensor]:
-        """``sensitivity`` D^1/2 (o,), ``task`` (r, i), ``slope`` (r,) of the linear layer ``index``.
+        """``sensitivity`` D^1/2 (o,), ``task`` (r, i) and ``slope`` (r,) of a linear layer.
 
         ``task``: right singular vectors v of the task gradient G, as rows. ``slope``: sum of
         abs(G v), nats per answer token by which the loss begins to fall for each unit by which all

@@ -81,7 +81,7 @@ def round_linears(
 
 
 def task_gate(plan: Plan, profile: Profile, *, error_start: bool = True) -> float:
-    """s at which the task block starts, at most 1: the same first step for every model.
+    """Return s at which the task block starts, at most 1: one first step for every model.
 
     An optimizer that moves every number of U by the learning rate changes the loss the more, the
     steeper it is along the rows of V, and these are the steepest there are. So the loss that a

@@ -14,7 +14,13 @@ from core.plan import planning
 from core.plan.measured import InputMoments
 from core.plan.memory import LiveBytes
 from core.plan.profile import RANKS, ErrorPrice, measure
-from core.plan.rounding import round_linears, rounded_layer
+from core.plan.rounding import (
+    FIRST_STEP,
+    REFERENCE_RATE,
+    round_linears,
+    rounded_layer,
+    task_gate,
+)
 from core.plan.types import LinearPlan, Plan
 from core.quant.schemes import Scheme
 
@@ -153,6 +159,53 @@ def test_adapters_start_at_the_weighted_optimum_of_the_rounding_error(tmp_path):
         assert found["U"].shape[1] == linear.error_rank == 6
         assert torch.allclose(layer.delta(), cancelled, atol=1e-5)
         assert left.norm() < (left + cancelled).norm()
+
+
+def test_steeper_tasks_start_behind_a_smaller_gate(tmp_path):
+    folder = small_model(tmp_path / "m", 1)
+    profile = priced(folder, tmp_path / "p")
+    plan = plan_of(profile, bits=2, rank=8)
+    slope = sum(float(profile.tensors(k)["slope"][:2].sum()) for k in range(len(plan.linears)))
+    expected = FIRST_STEP / (REFERENCE_RATE * slope)  # 6 of 8 triplets cancel the error
+    assert task_gate(plan, profile) == pytest.approx(min(1, expected))
+    unquantized = plan_of(profile, bits=16, rank=8)
+    steeper = task_gate(unquantized, profile)
+    assert steeper <= task_gate(plan, profile)
+    assert task_gate(plan, profile, error_start=False) == steeper
+
+
+def test_a_gate_scales_the_task_block_and_nothing_else(tmp_path):
+    folder = small_model(tmp_path / "m", 1)
+    profile = priced(folder, tmp_path / "p")
+    plan = plan_of(profile, bits=2, rank=8)
+    (tmp_path / "r").mkdir()
+    candidate = round_linears(folder, row(), plan, profile, tmp_path / "r")
+    free, gated = (start_model(folder, plan, 64, candidate, gate=g) for g in (1.0, 0.25))
+    for linear in plan.linears:
+        one, other = (m.model.get_submodule(linear.name) for m in (free, gated))
+        assert torch.equal(one.delta(), other.delta())
+        assert other.s.tolist() == [1.0] * 6 + [0.25] * 2
+        assert torch.equal(one.V, other.V)
+
+
+def test_the_slope_is_what_a_step_of_all_columns_takes_off_the_loss(tmp_path):
+    """A step of U by -e * sign of its gradient lowers the loss by e * slope, to first order."""
+    folder = small_model(tmp_path / "m", 1)
+    profile = priced(folder, tmp_path / "p")
+    plan = plan_of(profile, bits=16, rank=2)
+    (tmp_path / "r").mkdir()
+    model = start_model(
+        folder, plan, 64, round_linears(folder, row(), plan, profile, tmp_path / "r")
+    )
+    before = model.loss(*row())
+    before.backward()
+    slope, step = 0.0, 1e-6
+    for index, linear in enumerate(plan.linears):
+        layer = model.model.get_submodule(linear.name)
+        slope += float(profile.tensors(index)["slope"][:2].sum())
+        layer.U.data -= step * layer.U.grad.sign()
+    fallen = float((before - model.loss(*row())).detach())
+    assert fallen == pytest.approx(step * slope, rel=0.05)
 
 
 class HeldBytes(LiveBytes):
