@@ -98,7 +98,7 @@ def held(plan: Plan, linear: LinearPlan, group: int) -> tuple[int, int]:
 
 
 @pytest.mark.slow
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 10**9), room=st.floats(0.3, 3), more=st.floats(1, 2))
 def test_every_plan_keeps_its_promises(seed: int, room: float, more: float) -> None:
     config, situation = config_of(seed), situation_of(seed)
