@@ -1,66 +1,122 @@
-"""Answer-only cross-entropy over a frozen output head, computed in chunks.
+"""Answer-only cross-entropy over a frozen output head, computed in blocks of its vocabulary.
 
-The logits of a whole batch never exist: for every chunk of answer tokens the loss and its gradient
-with respect to the hidden states are computed at once, and the chunk's logits are dropped. Frozen
-heads need no weight gradient, which is what makes this possible in the forward pass.
+The logits of a whole batch never exist. A first pass over blocks of the vocabulary gathers the
+normaliser of every answer token as it goes (after the online softmax of Milakov and Gimelshein,
+2018), a second computes the blocks' logits again and from them the gradient with respect to the
+hidden states (after Cut Cross-Entropy, Wijmans et al. 2024). So the stored head is expanded twice,
+however many tokens there are. Frozen heads need no weight gradient, which is what makes it possible
+in the forward pass.
 
-Shapes: N answer tokens, d = hidden size, v = vocabulary.
+Shapes: N answer tokens, d = hidden size, v = vocabulary, b = rows of a block of the head.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from core.quant.embedding import row_blocks
+from core.quant.embedding import ROW_BLOCK, row_blocks
 from core.quant.weight import QuantizedWeight
-from core.workspace import Frame, frame
+from core.workspace import frame
 
-# Memory of the logits of one chunk. Every chunk expands the stored head twice, so that larger
-# chunks are faster; one tensor of this size lives at a time (two with a softcap).
-CHUNK_BYTES = 24 * 2**20
-
-
-def chunk_rows(vocabulary: int) -> int:
-    """Answer tokens whose logits are computed at a time."""
-    return max(1, CHUNK_BYTES // (4 * vocabulary))
+# Memory of the logits of a block of the vocabulary; one tensor of this size lives at a time (two
+# with a softcap).
+BLOCK_BYTES = 24 * 2**20
 
 
-class _ChunkedLoss(torch.autograd.Function):
+def tokens_at_once(vocabulary: int) -> int:
+    """Answer tokens whose logits with a block of the vocabulary are computed at a time."""
+    return max(1, BLOCK_BYTES // (4 * min(ROW_BLOCK, vocabulary)))
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The output head and what follows it: ``cap(scale * (W h + bias))``."""
+
+    table: QuantizedWeight
+    bias: Tensor | None
+    scale: float
+    softcap: float
+
+    def logits(self, out: Tensor, h: Tensor, weight: Tensor, rows: slice) -> Tensor:
+        """Write the logits (k, b) fp32 of ``weight`` (b, d), rows of the table, for h (k, d)."""
+        if h.dtype == out.dtype:
+            torch.mm(h, weight.t(), out=out)
+        else:
+            out.copy_(h @ weight.t())
+        if self.bias is not None:
+            out.add_(self.bias[rows].float())
+        if self.scale != 1.0:
+            out.mul_(self.scale)
+        if self.softcap:
+            out.div_(self.softcap).tanh_().mul_(self.softcap)
+        return out
+
+    def normaliser(self, h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Log of the sum of all exp(logit) (k,), and the targets' logits (k,)."""
+        k = len(y)
+        largest = torch.full((k,), -torch.inf, device=h.device)
+        total, wanted = torch.zeros(k, device=h.device), torch.zeros(k, device=h.device)
+        for rows in row_blocks(self.table):
+            with frame() as room:
+                weight = self.table.expanded(room, h.dtype, rows)
+                out = room.take(k, len(weight), dtype=torch.float32, device=h.device)
+                logits = self.logits(out, h, weight, rows)
+                here, column = _targets_in(y, rows)
+                wanted[here] = logits[here, column]
+                before, largest = largest, torch.maximum(largest, logits.amax(1))
+                total.mul_((before - largest).exp_())
+                total.add_(logits.sub_(largest[:, None]).exp_().sum(1))
+        return largest + total.log(), wanted
+
+    def gradient(self, h: Tensor, y: Tensor, lse: Tensor) -> Tensor:
+        """d(sum of losses)/d(hidden) (k, d)."""
+        found = torch.zeros_like(h)
+        for rows in row_blocks(self.table):
+            with frame() as room:
+                weight = self.table.expanded(room, h.dtype, rows)
+                out = room.take(len(y), len(weight), dtype=torch.float32, device=h.device)
+                logits = self.logits(out, h, weight, rows)
+                slope = 1 - (logits / self.softcap).square_() if self.softcap else None
+                d_logits = logits.sub_(lse[:, None]).exp_()
+                d_logits[_targets_in(y, rows)] -= 1
+                if slope is not None:
+                    d_logits.mul_(slope)
+                found.addmm_(d_logits.to(h.dtype), weight, alpha=self.scale)
+        return found
+
+
+def _targets_in(y: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+    """Which targets lie in a block of the vocabulary, and in which of its columns."""
+    here = ((y >= rows.start) & (y < rows.stop)).nonzero()[:, 0]
+    return here, y[here] - rows.start
+
+
+class _BlockwiseLoss(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        table: QuantizedWeight,
-        bias: Tensor | None,
-        targets: Tensor,
-        scale: float,
-        softcap: float,
-        chunk: int,
-    ) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, targets: Tensor, head: _Head) -> Tensor:
         """Mean negative log-likelihood; hidden (N, d), targets (N,)."""
         n = hidden.shape[0]
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        losses = []
-        for a in range(0, n, chunk):
-            h, y = hidden[a : a + chunk], targets[a : a + chunk]
-            with frame() as room:
-                logits = _logits(room, h, table, bias, scale, softcap)  # (k, v) fp32
-                lse = _logsumexp(logits)
-                losses.append(lse - logits.gather(1, y[:, None])[:, 0])
-                if gradient is not None:
-                    gradient[a : a + chunk] = _hidden_gradient(
-                        logits, lse, y, table, scale, softcap, hidden.dtype
-                    ).div_(n)
+        losses = [hidden.new_zeros(0, dtype=torch.float32)]
+        at_once = tokens_at_once(head.table.out_features)
+        for a in range(0, n, at_once):
+            part = slice(a, a + at_once)
+            h, y = hidden[part], targets[part]
+            lse, wanted = head.normaliser(h, y)
+            losses.append(lse - wanted)
+            if gradient is not None:
+                gradient[part] = head.gradient(h, y, lse).div_(n)
         ctx.save_for_backward(gradient)
         return torch.cat(losses).mean()
 
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * d_loss, None, None, None, None, None, None
+        return gradient * d_loss, None, None
 
 
 def answer_loss(
@@ -87,9 +143,9 @@ def answer_loss(
         A scalar that carries gradients to ``hidden``. NaN if no target is learned.
     """
     learned = targets != -100
-    chunk = chunk_rows(table.out_features)
-    loss: Tensor = _ChunkedLoss.apply(  # type: ignore[no-untyped-call]
-        hidden[learned], table, bias, targets[learned], scale, softcap, chunk
+    head = _Head(table, bias, scale, softcap)
+    loss: Tensor = _BlockwiseLoss.apply(  # type: ignore[no-untyped-call]
+        hidden[learned], targets[learned], head
     )
     return loss
 
@@ -107,59 +163,10 @@ def answer_losses(
     """Negative log-likelihood (N,) of every learned target, without gradients."""
     learned = targets != -100
     h, y = hidden[learned], targets[learned]
-    chunk = chunk_rows(table.out_features)
+    head = _Head(table, bias, scale, softcap)
+    at_once = tokens_at_once(table.out_features)
     parts = []
-    for a in range(0, len(y), chunk):
-        with frame() as room:
-            logits = _logits(room, h[a : a + chunk], table, bias, scale, softcap)
-            parts.append(_logsumexp(logits) - logits.gather(1, y[a : a + chunk, None])[:, 0])
+    for a in range(0, len(y), at_once):
+        lse, wanted = head.normaliser(h[a : a + at_once], y[a : a + at_once])
+        parts.append(lse - wanted)
     return torch.cat(parts) if parts else hidden.new_zeros(0)
-
-
-def _logits(
-    room: Frame,
-    h: Tensor,
-    table: QuantizedWeight,
-    bias: Tensor | None,
-    scale: float,
-    softcap: float,
-) -> Tensor:
-    logits = room.take(h.shape[0], table.out_features, dtype=torch.float32, device=h.device)
-    for rows in row_blocks(table):
-        with frame() as inner:
-            logits[:, rows] = h @ table.expanded(inner, h.dtype, rows).t()
-    if bias is not None:
-        logits.add_(bias.float())
-    if scale != 1.0:
-        logits.mul_(scale)
-    if softcap:
-        logits.div_(softcap).tanh_().mul_(softcap)
-    return logits
-
-
-def _logsumexp(logits: Tensor) -> Tensor:
-    """Row by row in small groups: the library makes a second tensor of its argument's size."""
-    return torch.cat([rows.logsumexp(-1) for rows in logits.split(16)])
-
-
-def _hidden_gradient(
-    logits: Tensor,
-    lse: Tensor,
-    y: Tensor,
-    table: QuantizedWeight,
-    scale: float,
-    softcap: float,
-    dtype: torch.dtype,
-) -> Tensor:
-    """d(sum of losses)/d(hidden) (k, d); overwrites ``logits``."""
-    slope = 1 - (logits / softcap).square_() if softcap else None
-    d_logits = logits.sub_(lse[:, None]).exp_()
-    d_logits[torch.arange(len(y), device=y.device), y] -= 1
-    if slope is not None:
-        d_logits.mul_(slope)
-    total = torch.zeros(len(y), table.in_features, dtype=dtype, device=y.device)
-    for rows in row_blocks(table):
-        with frame() as room:
-            weight = table.expanded(room, dtype, rows)
-            total.addmm_(d_logits[:, rows].to(dtype), weight, alpha=scale)
-    return total

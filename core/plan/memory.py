@@ -37,7 +37,7 @@ from core.device import name_of
 from core.errors import ModelError
 from core.home import CHECKOUT, cache_folder
 from core.layers.lora import AdapterLinear
-from core.objectives.language import chunk_rows
+from core.objectives.language import tokens_at_once
 from core.quant.embedding import ROW_BLOCK
 from core.quant.schemes import Scheme
 from core.quant.weight import QuantizedWeight
@@ -46,7 +46,7 @@ from core.whole import write_whole
 PROBE_TOKENS = (64, 192)
 PROBE_LEARNED = 32  # answer tokens, few: logits are counted apart
 PROBE_RANK = 12
-VERSION = 12
+VERSION = 13
 
 
 class Hollow(TorchDispatchMode):
@@ -158,8 +158,8 @@ class StepBytes:
         layers: L.
         lines: as above.
         frames: [f, t]: of the shared block, what the decoder blocks need, f + t * T.
-        chunk: most answer tokens whose logits are made at once, bytes of each of them, and bytes
-            of the part of the head that is expanded meanwhile; in the shared block as well.
+        chunk: most answer tokens whose logits are made at once, bytes of each of them (with a
+            block of the head), and bytes of that block, expanded; in the shared block as well.
         fused: whether the blocks keep little (:mod:`core.layers.blocks`).
     """
 
@@ -307,9 +307,11 @@ def _chunk(model: LanguageModel) -> list[float]:
     """See :attr:`StepBytes.chunk`; the product packs a copy of the head's part of its own."""
     v, d = model.head.out_features, model.head.in_features
     block = min(ROW_BLOCK, v)
-    each = 4 * v * (2 if model.softcap else 1) + 4 * block
+    each = 4 * block * (2 if model.softcap else 1)
+    if model.dtype != torch.float32:
+        each += 2 * block * model.dtype.itemsize  # the product, and the gradient, in that type
     packed = 2 if model.device.type == "cpu" else 1
-    return [float(chunk_rows(v)), float(each), float(packed * block * d * 4)]
+    return [float(tokens_at_once(v)), float(each), float(packed * block * d * 4)]
 
 
 def _row(model: LanguageModel, tokens: int) -> tuple[Tensor, Tensor]:

@@ -44,7 +44,7 @@ class QuantizedEmbedding(nn.Module):
 class QuantizedHead(nn.Module):
     """Logits (..., v) from hidden states (..., d) and a stored table (v, d), block by block.
 
-    Only inference calls it; training uses the chunked loss, which never makes all logits.
+    Only inference calls it; training uses a loss that never makes all logits.
     """
 
     def __init__(self, table: QuantizedWeight, bias: Tensor | None = None) -> None:
