@@ -296,9 +296,13 @@ class Trainer:
             raise self._unstable()
         now = self.progress
         now.strikes, now.returns, now.halvings = 0, p.returns + 1, max(p.halvings, now.halvings) + 1
-        text = f"Step {p.step + 1} and those before it had no finite gradients: the run goes back"
-        text += f" to step {now.step} and on with half the learning rate."
-        self.emit(Note(text, "train.went_back"))
+        self.emit(
+            Note(
+                f"The steps up to {p.step + 1} had no finite gradients: back to step {now.step},"
+                " and on with half the learning rate.",
+                "train.went_back",
+            )
+        )
         self.emit(WentBack(p.step + 1, now.step))
 
     def _unstable(self) -> TrainingError:
@@ -385,5 +389,4 @@ class Trainer:
         p.flat += 1
         if p.flat >= PATIENCE:
             p.flat, p.halvings = 0, p.halvings + 1
-            text = "The quiz loss no longer falls: the learning rate is halved."
-            self.emit(Note(text, "train.plateau"))
+            self.emit(Note("The quiz loss no longer falls: the rate is halved.", "train.plateau"))
