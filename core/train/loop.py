@@ -176,12 +176,16 @@ class Trainer:
         """Tensors of the rank controller, of terms and of decay."""
         if self.ranks is not None:
             yield from self.ranks.scores()
-        for part in (*self.terms, *([self.decay] if self.decay else [])):
+        for part in self._parts():
             yield from part.tensors().values()
+
+    def _parts(self) -> list[LossTerm | BalancedDecay]:
+        """What remembers something of each layer beside its triplets."""
+        return [*self.terms, *([self.decay] if self.decay else [])]
 
     def renew(self, names: Iterable[str]) -> None:
         """Layers were stored in other bits and fitted anew."""
-        for part in (*self.terms, *([self.decay] if self.decay else [])):
+        for part in self._parts():
             for name in names:
                 part.renew(name)
 
