@@ -390,7 +390,7 @@ def _go_back(out: Path, config: RunConfig, plan: Plan, trainer: Trainer) -> bool
             optimizers.swap_parameter(trainer.optimizer, old, new)
     trainer.optimizer.state.clear()
     _add_parts(trainer, config, plan)
-    trainer.progress = Progress()
+    trainer.progress = Progress(quiz=[look for look in trainer.progress.quiz if look[0] == 0])
     if found:
         _restore(trainer, found[1], found[2])
     return True

@@ -23,7 +23,7 @@ formula. Shapes: o outputs, i inputs, R triplets now, R0 at the start.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,7 @@ from core.workspace import frame
 EPSILON = 1e-4  # of 1 - cos, left free: below it is rounding, and turning that does not count
 EVERY = 8  # steps between two computations of the anchor, fewer in short runs
 LAG = 50  # steps between two snapshots of the trajectory, fewer in short runs
-ROWS = 256  # of a weight, expanded at a time for their norms
+ROWS = 512  # of a weight, expanded at a time: less than a step's own products need
 SMALL = 1e-12  # a change whose square is smaller, relative to what it is made of, has no direction
 
 ATTENTION = ("attn", "attention")
@@ -54,18 +54,29 @@ def attention_layers(layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _FrozenProduct(torch.autograd.Function):
-    """Q Y^T (o, R) of a stored weight and Y (R, i), without keeping the dense weight."""
+    """Q Y^T (o, R) of a stored weight and Y (R, i); some rows of Q at a time are expanded."""
 
     @staticmethod
     def forward(ctx: Any, Y: Tensor, stored: QuantizedWeight) -> Tensor:
         ctx.stored = stored
-        with frame() as room:
-            return stored.expanded(room, Y.dtype) @ Y.t()
+        found = []
+        for rows in _parts(stored):
+            with frame() as room:
+                found.append(stored.expanded(room, Y.dtype, rows) @ Y.t())
+        return torch.cat(found)
 
     @staticmethod
     def backward(ctx: Any, dP: Tensor) -> tuple[Tensor, None]:
-        with frame() as room:
-            return dP.t() @ ctx.stored.expanded(room, dP.dtype), None
+        dY = dP.new_zeros(dP.shape[1], ctx.stored.in_features)
+        for rows in _parts(ctx.stored):
+            with frame() as room:
+                dY.addmm_(dP[rows].t(), ctx.stored.expanded(room, dP.dtype, rows))
+        return dY, None
+
+
+def _parts(stored: QuantizedWeight) -> Iterator[slice]:
+    for a in range(0, stored.out_features, ROWS):
+        yield slice(a, min(a + ROWS, stored.out_features))
 
 
 @dataclass
@@ -86,8 +97,7 @@ class Reference:
 def row_norms(stored: QuantizedWeight, start: Reference) -> Tensor:
     """Squared norms (o,) of the rows of W0 = Q + U0 V0, some rows at a time."""
     found = []
-    for a in range(0, stored.out_features, ROWS):
-        rows = slice(a, min(a + ROWS, stored.out_features))
+    for rows in _parts(stored):
         with frame() as room:
             weight = stored.expanded(room, start.U.dtype, rows) + start.U[rows] @ start.V
             found.append(weight.square().sum(1))

@@ -55,7 +55,10 @@ def test_cosines_of_rows_are_those_of_the_dense_weights(bits, start):
     assert torch.allclose(norms, before.square().sum(1), rtol=1e-5)
 
 
-def test_gradients_of_the_anchor_are_those_through_the_dense_weights_in_double_precision():
+def test_gradients_of_the_anchor_are_those_through_the_dense_weights_in_double_precision(
+    monkeypatch,
+):
+    monkeypatch.setattr("core.objectives.direction.ROWS", 3)  # three parts
     layer = adapted(4)
     stored = layer.quantized
     Q = stored.dequantize(torch.float64)

@@ -144,6 +144,7 @@ def test_going_back_without_a_checkpoint_begins_anew(config, tmp_path, monkeypat
     assert calls[3] == 0
     assert result["steps"] == 8
     assert [e.to_step for e in events if e.kind == "rollback"] == [0]
+    assert [e.step for e in events if e.kind == "evaluated"] == [0, 4, 8]
 
 
 def test_a_run_that_goes_back_in_vain_ends_with_a_sentence(config, tmp_path, monkeypatch):
