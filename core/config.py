@@ -104,7 +104,8 @@ class AdapterConfig:
 # What may train the adapter (core/train/optimizers.py) and how its rate runs (core/train/rules.py).
 OPTIMIZERS = ("adamw", "adam", "sgd", "momentum", "adagrad", "rmsprop")
 OPTIMIZERS += ("lion", "schedulefree", "prodigy", "eduadapt")
-_SWITCH = ("auto", "on", "off")
+DIRECTIONS = ("off", "anchor", "trajectory")
+SWITCH = ("auto", "on", "off")
 
 
 @dataclass(frozen=True)
@@ -142,25 +143,25 @@ class TrainConfig:
         "auto",
         "Drop the parts of a step that go against the gradient (adamw, eduadapt);"
         " auto: with eduadapt",
-        choices=_SWITCH,
+        choices=SWITCH,
     )
     plateau: str = _help(
         "auto",
         "Halve the rate after three looks at the quiz loss without a gain of 0.1 %;"
         " auto: with eduadapt",
-        choices=_SWITCH,
+        choices=SWITCH,
     )
     recover: str = _help(
         "auto",
         "After three steps in a row without finite gradients go back to the last checkpoint, at"
         " half the rate, instead of ending; auto: with eduadapt",
-        choices=_SWITCH,
+        choices=SWITCH,
     )
     balanced_decay: str = _help(
         "auto",
         "Decay the factors so that decay and step are in the same ratio in all kinds of layers;"
         " auto: with eduadapt",
-        choices=_SWITCH,
+        choices=SWITCH,
     )
     decay_ratio: float = _help(
         0.02, "Of balanced decay: decay divided by step", "ratio", low=0.0, high=1.0
@@ -169,7 +170,7 @@ class TrainConfig:
         "off",
         "Penalty on the attention weights' direction: anchor (turning away from the start),"
         " trajectory (turning back on the way learned so far) or off",
-        choices=("off", "anchor", "trajectory"),
+        choices=DIRECTIONS,
     )
     direction_share: float = _help(
         0.1, "Largest gradient of that penalty beside that of the loss", "ratio", low=0.0, high=1.0
