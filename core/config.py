@@ -102,8 +102,18 @@ class AdapterConfig:
 
 
 # What may train the adapter (core/train/optimizers.py) and how its rate runs (core/train/rules.py).
-OPTIMIZERS = ("adamw", "adam", "sgd", "momentum", "adagrad", "rmsprop")
-OPTIMIZERS += ("lion", "schedulefree", "prodigy", "eduadapt")
+OPTIMIZERS = (
+    "adamw",
+    "adam",
+    "sgd",
+    "momentum",
+    "adagrad",
+    "rmsprop",
+    "lion",
+    "schedulefree",
+    "prodigy",
+    "eduadapt",
+)
 DIRECTIONS = ("off", "anchor", "trajectory")
 SWITCH = ("auto", "on", "off")
 
