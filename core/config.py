@@ -101,6 +101,23 @@ class AdapterConfig:
     dynamic: bool = _help(True, "Let ranks move while training (mask, revive, compact)")
 
 
+# What may train the adapter (core/train/optimizers.py) and how its rate runs (core/train/rules.py).
+OPTIMIZERS = (
+    "adamw",
+    "adam",
+    "sgd",
+    "momentum",
+    "adagrad",
+    "rmsprop",
+    "lion",
+    "schedulefree",
+    "prodigy",
+    "eduadapt",
+)
+DIRECTIONS = ("off", "anchor", "trajectory")
+SWITCH = ("auto", "on", "off")
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """The training loop."""
@@ -109,9 +126,65 @@ class TrainConfig:
     epochs: float = _help(
         1.0, "Passes over the class data; small classes get more, for 12 steps", "passes", low=0
     )
-    lr: float = _help(1e-3, "Peak learning rate", "", low=1e-6, high=1.0)
+    lr: float = _help(
+        1e-3,
+        "Peak learning rate, on the scale of AdamW; others take a multiple",
+        low=1e-6,
+        high=1.0,
+    )
     warmup: float = _help(0.06, "Part of the steps in which the rate rises", "share")
-    weight_decay: float = _help(0.0, "Decoupled weight decay of the adapter", "")
+    weight_decay: float = _help(
+        0.0, "Weight decay of the adapter, in the form that its optimizer was published with"
+    )
+    optimizer: str = _help("adamw", "What makes a step of a gradient", choices=OPTIMIZERS)
+    schedule: str = _help(
+        "auto",
+        "After the warm-up: cosine (to a tenth), late (a tenth, falling from 30 % of the steps on)"
+        " or constant; auto: as the optimizer is meant to be used",
+        choices=("auto", "cosine", "late", "constant"),
+    )
+    clip: str = _help(
+        "auto",
+        "Largest gradient norm: fixed (train.grad_clip) or adaptive (from the norms seen so far);"
+        " auto: adaptive with eduadapt",
+        choices=("auto", "fixed", "adaptive"),
+    )
+    cautious: str = _help(
+        "auto",
+        "Drop the parts of a step that go against the gradient (adamw, eduadapt);"
+        " auto: with eduadapt",
+        choices=SWITCH,
+    )
+    plateau: str = _help(
+        "auto",
+        "Halve the rate after three looks at the quiz loss without a gain of 0.1 %;"
+        " auto: with eduadapt",
+        choices=SWITCH,
+    )
+    recover: str = _help(
+        "auto",
+        "After three steps in a row without finite gradients go back to the last checkpoint, at"
+        " half the rate, instead of ending; auto: with eduadapt",
+        choices=SWITCH,
+    )
+    balanced_decay: str = _help(
+        "auto",
+        "Decay the factors so that decay and step are in the same ratio in all kinds of layers;"
+        " auto: with eduadapt",
+        choices=SWITCH,
+    )
+    decay_ratio: float = _help(
+        0.02, "Of balanced decay: decay divided by step", "ratio", low=0.0, high=1.0
+    )
+    direction: str = _help(
+        "off",
+        "Penalty on the attention weights' direction: anchor (turning away from the start),"
+        " trajectory (turning back on the way learned so far) or off",
+        choices=DIRECTIONS,
+    )
+    direction_share: float = _help(
+        0.1, "Largest gradient of that penalty beside that of the loss", "ratio", low=0.0, high=1.0
+    )
     tokens_per_step: int = _help(512, "Tokens of one optimizer step", "tokens", low=32)
     max_length: int = _help(512, "Longest example; longer answers are cut", "tokens", low=32)
     grad_clip: float = _help(1.0, "Largest gradient norm", "", low=0)
@@ -128,6 +201,11 @@ class TrainConfig:
     )
     stop_early: bool = _help(True, "Keep the best checkpoint when the quiz loss rises")
     seed: int = _help(0, "Seed of everything random", "", low=0)
+
+    def uses(self, part: str) -> bool:
+        """Whether a switch is on: ``auto`` means that it belongs to the optimizer ``eduadapt``."""
+        value = getattr(self, part)
+        return value in ("on", "adaptive") or (value == "auto" and self.optimizer == "eduadapt")
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,44 @@ class StepDone(Event):
 
 
 @dataclass(frozen=True)
+class OptimizerActed(Event):
+    """What the parts of a step did beside the optimizer's own rule.
+
+    ``norm`` is the gradient's norm and ``clip`` the factor that it was cut by; ``cautious`` the
+    share of numbers that moved (1: all); ``decay`` the decay of a step divided by its rate, by kind
+    of layer.
+    """
+
+    kind: ClassVar[str] = "optim"
+    step: int
+    norm: float
+    clip: float
+    cautious: float
+    decay: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TermsAdded(Event):
+    """Terms of the objective beside the loss, by name.
+
+    Each with its ``value``, its ``weight`` and the ``share`` that its gradient has of the loss's.
+    """
+
+    kind: ClassVar[str] = "terms"
+    step: int
+    terms: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class WentBack(Event):
+    """Steps had no finite gradients: the run went back to an earlier step, at half the rate."""
+
+    kind: ClassVar[str] = "rollback"
+    step: int
+    to_step: int
+
+
+@dataclass(frozen=True)
 class Evaluated(Event):
     """Held-out loss at a step (nats per answer token); ``which`` is ``base`` or ``tuned``."""
 

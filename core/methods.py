@@ -69,6 +69,30 @@ METHODS: tuple[Method, ...] = (
             ("adapter.start", "zero"),
         ),
     ),
+    Method(
+        "direction",
+        "Direction penalty (anchor) and balanced decay: attention keeps its directions",
+        "inspired by an abstract (fx361.cc 2024/0922/24691191); our interpretation",
+        ("budget", "mixed bits", "dynamic ranks", "resume", "merged", "peft"),
+        ("class data",),
+        (("train.direction", "anchor"), ("train.balanced_decay", "on")),
+    ),
+    Method(
+        "trajectory",
+        "Direction penalty (trajectory) and balanced decay: no turning back on the way",
+        "inspired by an abstract (fx361.cc 2024/0922/24691191); our interpretation",
+        ("budget", "mixed bits", "dynamic ranks", "resume", "merged", "peft"),
+        ("class data",),
+        (("train.direction", "trajectory"), ("train.balanced_decay", "on")),
+    ),
+    Method(
+        "eduadapt",
+        "EduAdapt: a cautious AdamW with adaptive clip, late decay of the rate, balanced decay",
+        "inspired by arXiv 2412.04718 (abstract); our interpretation",
+        ("budget", "mixed bits", "dynamic ranks", "resume", "merged", "peft"),
+        ("class data",),
+        (("train.optimizer", "eduadapt"),),
+    ),
 )
 
 

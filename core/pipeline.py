@@ -46,22 +46,18 @@ from core.events import (
     RanksChanged,
     SampleAnswer,
 )
+from core.objectives.direction import make_terms
 from core.plan.memory import probe
 from core.plan.planning import Planned as Found
 from core.plan.planning import calibration_row, does_not_fit, plan_for
 from core.plan.rounding import round_linears, task_gate
 from core.plan.types import LinearPlan, Plan
-from core.train import checkpoint
+from core.train import checkpoint, optimizers
 from core.train.ledger import Ledger
-from core.train.loop import (
-    Progress,
-    Trainer,
-    make_optimizer,
-    optimizer_tensors,
-    restore_optimizer,
-)
+from core.train.loop import Progress, Trainer
 from core.train.ranks import RankController
 from core.train.requantize import Requantizer
+from core.train.rules import AdaptiveClip, BalancedDecay
 from core.whole import write_whole
 
 ShouldStop = Callable[[], str]
@@ -94,6 +90,7 @@ def plan_run(config: RunConfig, emit: Emit) -> Plan:
         StudioError: if model, data or settings cannot be used.
     """
     config = methods.composed(config)
+    optimizers.check(config.train)
     with within_budget(device_of(config.device), config.budget_bytes):
         lesson = _lesson(config, _read(config)[1], emit)
         return _found(config, lesson, emit).plan
@@ -107,6 +104,7 @@ def run(config: RunConfig, out: Path, emit: Emit, should_stop: ShouldStop) -> di
     """
     config = methods.composed(config)
     device_of(config.device)  # if there is no such device, say so before anything is written
+    optimizers.check(config.train)
     out.mkdir(parents=True, exist_ok=True)
     emit(PhaseChanged("data"))
     config.save(out / "config.json")
@@ -144,6 +142,7 @@ def _resume(out: Path, config: RunConfig, emit: Emit, should_stop: ShouldStop) -
         emit(PhaseChanged("train"))
         if trainer.run(should_stop):
             raise Stopped("The run was stopped; it can be resumed.")
+        optimizers.settle(trainer.optimizer)
         trainer.optimizer.state.clear()
         workspace.forget()
         release()
@@ -335,7 +334,7 @@ def _trainer(out: Path, config: RunConfig, plan: Plan, lesson: Lesson, emit: Emi
     steps = config.train.steps or max(
         LEAST_STEPS, math.ceil(config.train.epochs * schedule.steps_per_epoch)
     )
-    optimizer = make_optimizer(layers, config.train)
+    optimizer = optimizers.make_optimizer(layers, config.train, steps)
     trainer = Trainer(
         model,
         layers,
@@ -351,13 +350,51 @@ def _trainer(out: Path, config: RunConfig, plan: Plan, lesson: Lesson, emit: Emi
         budget_bytes=config.budget_bytes,
         ledger=Ledger.of(plan),
         requantize=_requantizer(out, config, plan, lesson, emit),
+        go_back=(lambda t: _go_back(out, config, plan, t))
+        if config.train.uses("recover")
+        else None,
     )
-    if config.adapter.dynamic:
-        cost = sum(x.target_rank * (x.out_features + x.in_features + 1) for x in plan.linears)
-        trainer.ranks = RankController(layers, optimizer, trainer.steps, cost)
+    _add_parts(trainer, config, plan)
     if found:
         _restore(trainer, found[1], found[2])
     return trainer
+
+
+def _add_parts(trainer: Trainer, config: RunConfig, plan: Plan) -> None:
+    """What the settings ask for beside the optimizer, as at the start of a run."""
+    layers, optimizer, train = trainer.layers, trainer.optimizer, config.train
+    trainer.terms = make_terms(train.direction, layers, trainer.steps)
+    trainer.clip = AdaptiveClip(train.grad_clip or math.inf) if train.uses("clip") else None
+    if train.uses("balanced_decay"):
+        trainer.decay = BalancedDecay(layers, optimizer, train.decay_ratio)
+    if config.adapter.dynamic:
+        cost = sum(x.target_rank * (x.out_features + x.in_features + 1) for x in plan.linears)
+        trainer.ranks = RankController(layers, optimizer, trainer.steps, cost)
+        if trainer.decay is not None:
+            trainer.ranks.on_keep = trainer.decay.keep
+
+
+def _go_back(out: Path, config: RunConfig, plan: Plan, trainer: Trainer) -> bool:
+    """Put a trainer back to the newest whole checkpoint, or to step 0.
+
+    False where bits have changed since, so that the layers' codes are others now.
+    """
+    found = checkpoint.newest(out / "checkpoints")
+    tensors = found[1] if found else store.start_triplets(out)
+    changes = found[2]["progress"].get("requantized", []) if found else []
+    if changes != trainer.progress.requantized:
+        return False
+    before = {name: layer.triplets for name, layer in trainer.layers.items()}
+    store.set_triplets(trainer.layers, tensors)
+    for name, layer in trainer.layers.items():
+        for old, new in zip(before[name], layer.triplets, strict=True):
+            optimizers.swap_parameter(trainer.optimizer, old, new)
+    trainer.optimizer.state.clear()
+    _add_parts(trainer, config, plan)
+    trainer.progress = Progress(quiz=[look for look in trainer.progress.quiz if look[0] == 0])
+    if found:
+        _restore(trainer, found[1], found[2])
+    return True
 
 
 def _requantizer(
@@ -409,9 +446,21 @@ def _save(out: Path, trainer: Trainer) -> None:
     p = trainer.progress
     tensors: dict[str, Tensor] = {
         **store.triplets(trainer.layers),
-        **optimizer_tensors(trainer.optimizer, trainer.layers),
+        **optimizers.optimizer_tensors(trainer.optimizer, trainer.layers),
     }
-    state: dict[str, Any] = {"progress": asdict(p)}
+    numbers = optimizers.optimizer_numbers(trainer.optimizer, trainer.layers)
+    state: dict[str, Any] = {"progress": asdict(p), "optimizer": numbers}
+    if optimizers.averages(trainer.optimizer):
+        with optimizers.answering(trainer.optimizer):
+            kept = store.triplets(trainer.layers)
+            tensors |= {f"answers.{k}": t.clone() for k, t in kept.items()}
+    for term in trainer.terms:
+        tensors |= {f"term.{term.name}.{k}": t for k, t in term.tensors().items()}
+    if trainer.clip is not None:
+        state["clip"] = asdict(trainer.clip)
+    if trainer.decay is not None:
+        tensors |= {f"decay.{k}": t for k, t in trainer.decay.tensors().items()}
+        state["decay"] = trainer.decay.numbers()
     if trainer.ranks is not None:
         tensors |= trainer.ranks.tensors()
         state["updates"], state["start_cost"] = trainer.ranks.updates, trainer.ranks.start_cost
@@ -421,7 +470,14 @@ def _save(out: Path, trainer: Trainer) -> None:
 
 
 def _restore(trainer: Trainer, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    restore_optimizer(trainer.optimizer, trainer.layers, tensors)
+    numbers = state.get("optimizer")
+    optimizers.restore_optimizer(trainer.optimizer, trainer.layers, tensors, numbers)
+    for term in trainer.terms:
+        term.restore(_below(f"term.{term.name}.", tensors))
+    if trainer.clip is not None:
+        trainer.clip = AdaptiveClip(**state["clip"])
+    if trainer.decay is not None:
+        trainer.decay.restore(_below("decay.", tensors), state["decay"])
     trainer.progress = Progress(**state["progress"])
     trainer.progress.quiz = [(int(s), float(v)) for s, v in trainer.progress.quiz]
     if trainer.ranks is not None:
@@ -433,6 +489,11 @@ def _restore(trainer: Trainer, tensors: dict[str, Tensor], state: dict[str, Any]
         trainer.emit(BitsChanged(trainer.progress.step, bits, "resumed"))
 
 
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors whose names begin with ``prefix``, without it."""
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+
 def _keep_best(out: Path, config: RunConfig, trainer: Trainer) -> str:
     """Take the best checkpoint if a later one is worse; write the adapter; return its hash."""
     p = trainer.progress
@@ -440,7 +501,7 @@ def _keep_best(out: Path, config: RunConfig, trainer: Trainer) -> str:
     if config.train.stop_early and 0 < p.best_step < p.step:
         best = checkpoint.load(out / "checkpoints" / f"step-{p.best_step:06d}")
         if best is not None:
-            store.set_triplets(trainer.layers, best[0])
+            store.set_triplets(trainer.layers, _below("answers.", best[0]) or best[0])
             changes = best[1]["progress"].get("requantized", [])
             trainer.emit(Note(f"The best state, of step {p.best_step}, is kept.", "train.best"))
     facts = {"model": config.model, "method": config.method, "steps": p.step}

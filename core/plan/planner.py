@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from core.config import MB, RunConfig
-from core.plan.allocate import TRAINED_BYTES, Floats, Solution, solve_two
+from core.plan.allocate import Floats, Solution, solve_two
 from core.plan.memory import StepBytes
 from core.plan.profile import RANKS, Price
+from core.plan.trained import imported_bytes, trained_bytes
 from core.plan.types import LinearPlan, Plan
 from core.quant.schemes import Scheme
 
@@ -210,6 +211,7 @@ class _Table:
 
     def __init__(self, config: RunConfig, situation: Situation) -> None:
         self.config, self.situation = config, situation
+        self.number = trained_bytes(config.train)
         self.choices = _choices(config, situation.prices)
         prices = situation.prices
         shape = (len(prices), len(self.choices))
@@ -220,13 +222,14 @@ class _Table:
                 self.weight[row, column] = _scheme(config, bits).stored_bytes(
                     p.out_features, p.in_features
                 )
-                self.trained[row, column] = rank * _rank_bytes(p)
+                self.trained[row, column] = rank * _rank_bytes(p, self.number)
         self.objective = self.cost + self._missed()
         self.bits = np.array([bits for bits, _ in self.choices])
         # The widest that is offered, if all are below the comfortable one.
         self.comfort = max((b for b in self.bits if b <= COMFORT_BITS), default=min(self.bits))
         start = OVERSHOOT if config.adapter.dynamic else 1.0
-        self.adapter_budget = start * config.adapter.rank * sum(_rank_bytes(p) for p in prices)
+        triplet = sum(_rank_bytes(p, self.number) for p in prices)
+        self.adapter_budget = start * config.adapter.rank * triplet
         if config.adapter.uniform:  # there is nothing to share out
             self.adapter_budget = math.inf
 
@@ -263,7 +266,7 @@ class _Table:
         s = self.situation
         tables = sum(Scheme(setting.table_bits).stored_bytes(*shape) for shape in s.tables)
         return {
-            "process": s.process,
+            "process": s.process + imported_bytes(self.config.train),
             "embeddings": tables + s.fixed,
             "activations": s.step.at(setting.tokens, setting.recomputed),
             "allocator": s.allocator,
@@ -299,8 +302,8 @@ class _Table:
         trained = float(self.trained[rows, solution.picks].sum())
         parts = self._parts(setting)
         parts["weights"] = int(self.weight[rows, solution.picks].sum())
-        parts["adapters"] = parts["gradients"] = int(trained / 4)
-        parts["optimizer"] = int(trained) - 2 * int(trained / 4)
+        parts["adapters"] = parts["gradients"] = int(4 * trained / self.number)
+        parts["optimizer"] = int(trained) - 2 * parts["adapters"]
         return parts
 
     def peak(self, setting: _Setting, solution: Solution) -> int:
@@ -367,7 +370,8 @@ class _Table:
         bits, rank = self.choices[solution.picks[row]]
         dynamic = self.config.adapter.dynamic and not self.config.adapter.uniform
         code, values, why = self._why(row, bits, rank)
-        stored = self.weight[row, solution.picks[row]] + self.trained[row, solution.picks[row]] / 4
+        pick = solution.picks[row]
+        stored = self.weight[row, pick] + 4 * self.trained[row, pick] / self.number
         return LinearPlan(
             name=p.name,
             layer=next((int(x) for x in p.name.split(".") if x.isdecimal()), -1),
@@ -414,9 +418,12 @@ def _word(recomputed: int, layers: int) -> str:
     return "off" if recomputed == 0 else "on" if recomputed == layers else "part"
 
 
-def _rank_bytes(price: Price) -> int:
-    """Bytes of one trained triplet; mask, scores and counters are a few numbers beside U, s, V."""
-    return TRAINED_BYTES * (price.out_features + price.in_features + 1) + 32
+def _rank_bytes(price: Price, number: int) -> int:
+    """Bytes of one trained triplet, ``number`` for each of its numbers.
+
+    Mask, scores and counters are a few numbers beside U, s, V.
+    """
+    return number * (price.out_features + price.in_features + 1) + 32
 
 
 def _choices(config: RunConfig, prices: list[Price]) -> list[tuple[int, int]]:
