@@ -99,6 +99,20 @@ class AdapterConfig:
         choices=("error", "zero"),
     )
     dynamic: bool = _help(True, "Let ranks move while training (mask, revive, compact)")
+    parametrisation: str = _help(
+        "triplets",
+        "What trains: triplets (U, s, V of a low rank) or svd (singular values and row scales of"
+        " the weight itself; set by method svd)",
+        choices=("triplets", "svd"),
+    )
+    directions: int = _help(
+        256, "Singular directions of a weight whose values train (svd)", "", low=1, high=4096
+    )
+    diagonal: str = _help(
+        "log",
+        "How singular values change (svd): log (times e^d, always positive) or additive (plus d)",
+        choices=("log", "additive"),
+    )
 
 
 @dataclass(frozen=True)
@@ -110,6 +124,9 @@ class TrainConfig:
         1.0, "Passes over the class data; small classes get more, for 12 steps", "passes", low=0
     )
     lr: float = _help(1e-3, "Peak learning rate", "", low=1e-6, high=1.0)
+    diagonal_lr: float = _help(
+        5e-3, "Peak learning rate of the singular values (svd)", "", low=1e-6, high=1.0
+    )
     warmup: float = _help(0.06, "Part of the steps in which the rate rises", "share")
     weight_decay: float = _help(0.0, "Decoupled weight decay of the adapter", "")
     tokens_per_step: int = _help(512, "Tokens of one optimizer step", "tokens", low=32)

@@ -69,6 +69,19 @@ METHODS: tuple[Method, ...] = (
             ("adapter.start", "zero"),
         ),
     ),
+    Method(
+        "svd",
+        "SVD adaptation: only singular values and a scale for each row train",
+        "after an abstract (c-s-a.org.cn 9731) and OSoRA, arXiv 2505.14350; our interpretation",
+        ("budget", "mixed bits", "resume", "merged", "peft"),
+        ("class data",),
+        (
+            ("adapter.parametrisation", "svd"),
+            ("adapter.uniform", True),
+            ("adapter.dynamic", False),
+            ("adapter.start", "zero"),
+        ),
+    ),
 )
 
 
@@ -93,9 +106,16 @@ def composed(config: RunConfig) -> RunConfig:
     """The configuration with what its method fixes filled in.
 
     Raises:
-        ConfigError: for an unknown method.
+        ConfigError: for an unknown method, or one that cannot do what the settings ask.
     """
     for dotted, value in method(config.method).settings:
         group, _, name = dotted.partition(".")
         config = replace(config, **{group: replace(getattr(config, group), **{name: value})})
+    if config.adapter.parametrisation == "svd" and config.method != "svd":
+        raise ConfigError(
+            f"Method {config.method} trains low-rank triplets, not singular values.",
+            where="adapter.parametrisation",
+            action="Choose method svd.",
+            code="config.parametrisation",
+        )
     return config

@@ -165,7 +165,7 @@ class Trainer:
         finite = self._finite(total)
         if finite:
             for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate(step)
+                group["lr"] = self.learning_rate(step) * group.get("lr_ratio", 1.0)
             self.optimizer.step()
         # Scores are taken from this step's gradients, before they are dropped.
         if self.ranks is not None:
@@ -259,10 +259,18 @@ class Trainer:
 
 
 def make_optimizer(layers: dict[str, AdapterLinear], config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over all triplets; betas for short runs, no decay unless asked for."""
-    parameters = [p for x in layers.values() for p in (x.U, x.s, x.V) if p.numel()]
+    """AdamW over all that trains; betas for short runs, no decay unless asked for.
+
+    A group for each rate; ``lr_ratio`` is its part of the schedule's.
+    """
+    ratios = {"d": config.diagonal_lr / config.lr}
+    groups: dict[float, list[Tensor]] = {}
+    for layer in layers.values():
+        for key, parameter in zip(layer.TRAINED, layer.trained, strict=True):
+            if parameter.numel():
+                groups.setdefault(ratios.get(key, 1.0), []).append(parameter)
     return torch.optim.AdamW(
-        parameters,
+        [{"params": params, "lr_ratio": ratio} for ratio, params in groups.items()],
         lr=config.lr,
         betas=(0.9, 0.99),
         weight_decay=config.weight_decay,
@@ -276,7 +284,7 @@ def optimizer_tensors(
     """Moments by parameter name, for a checkpoint."""
     out: dict[str, Tensor] = {}
     for name, layer in layers.items():
-        for key in ("U", "s", "V"):
+        for key in layer.TRAINED:
             for moment, value in optimizer.state.get(getattr(layer, key), {}).items():
                 out[f"optim.{name}.{key}.{moment}"] = value
     return out
@@ -289,7 +297,7 @@ def restore_optimizer(
 ) -> None:
     """Take moments back from a checkpoint."""
     for name, layer in layers.items():
-        for key in ("U", "s", "V"):
+        for key in layer.TRAINED:
             prefix = f"optim.{name}.{key}."
             parameter = getattr(layer, key)
             state: dict[str, Any] = {
