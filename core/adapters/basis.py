@@ -212,7 +212,7 @@ class Bases:
                 "The base model has other weights than the one that was tuned.",
                 where=name,
                 action="Use the base model that the run was trained on.",
-                code="adapter.base",
+                code="adapter.weights",
             )
         o, i = basis.U.shape[0], basis.V.shape[1]
         if abs(float(str(facts["fingerprint"])) - basis.fingerprint) > 1e-3 * (o * i) ** -0.5:

@@ -2,9 +2,9 @@
 
 A run folder holds ``base/`` (stored codes of the layers below 8 bits; wider ones are made from the
 base model again), ``start.safetensors`` (the triplets at step 0, so that what was learned can be
-told from what cancels quantization) and ``adapter/`` (the triplets, masks folded in). Where singular
-values train, these files hold them and row scales instead, and ``base/`` what tells their directions
-(:mod:`core.adapters.basis`).
+told from what cancels quantization) and ``adapter/`` (the triplets, masks folded in). Where
+singular values train, these files hold changes of them and of row scales instead, and ``base/``
+what tells their directions (:mod:`core.adapters.basis`).
 
 Where bits changed while training, ``requantized/step-000040/`` holds the layers that did, written
 once and never touched again. Checkpoints and the adapter name the steps that belong to them, so
