@@ -4,9 +4,9 @@ A tuned model of method ``svd`` keeps no directions, only the numbers that scale
 machine must find the same ones. The sign of a pair does not matter, for u_k v_k^T has none. What
 matters is how far rounding turns a vector: about (precision) * sigma_1^2 / (distance of sigma_k^2
 to the next). So weights are decomposed in float64, and directions closer than ``NEAR`` are called
-*ambiguous* and written down with the run. In float32 with the usual bound of 1e-3 sigma_1 it would
-be more than half of the starter's directions; with this one it is none (docs/explanation/methods/
-svd.md). Our interpretation.
+*ambiguous* and written down with the run. With a bound of 1e-3 sigma_1, as float32 would need,
+that is about half of the starter's directions; with this one it is none of them
+(docs/explanation/methods/svd.md). Our interpretation.
 
 What was computed is kept in the cache by the content of the weight.
 
