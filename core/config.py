@@ -99,6 +99,20 @@ class AdapterConfig:
         choices=("error", "zero"),
     )
     dynamic: bool = _help(True, "Let ranks move while training (mask, revive, compact)")
+    parametrisation: str = _help(
+        "triplets",
+        "What trains: triplets (U, s, V of a low rank) or svd (singular values and row scales of"
+        " the weight itself; set by method svd)",
+        choices=("triplets", "svd"),
+    )
+    directions: int = _help(
+        256, "Singular directions of a weight whose values train (svd)", "", low=1, high=4096
+    )
+    diagonal: str = _help(
+        "log",
+        "How singular values change (svd): log (times e^d, always positive) or additive (plus d)",
+        choices=("log", "additive"),
+    )
 
 
 # What may train the adapter (core/train/optimizers.py) and how its rate runs (core/train/rules.py).
@@ -129,6 +143,12 @@ class TrainConfig:
     lr: float = _help(
         1e-3,
         "Peak learning rate, on the scale of AdamW; others take a multiple",
+        low=1e-6,
+        high=1.0,
+    )
+    diagonal_lr: float = _help(
+        5e-3,
+        "Peak learning rate of the singular values (svd), on the same scale",
         low=1e-6,
         high=1.0,
     )

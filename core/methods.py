@@ -93,6 +93,19 @@ METHODS: tuple[Method, ...] = (
         ("class data",),
         (("train.optimizer", "eduadapt"),),
     ),
+    Method(
+        "svd",
+        "SVD adaptation: only singular values and a scale for each row train",
+        "after an abstract (c-s-a.org.cn 9731) and OSoRA, arXiv 2505.14350; our interpretation",
+        ("budget", "mixed bits", "resume", "merged", "peft"),
+        ("class data",),
+        (
+            ("adapter.parametrisation", "svd"),
+            ("adapter.uniform", True),
+            ("adapter.dynamic", False),
+            ("adapter.start", "zero"),
+        ),
+    ),
 )
 
 
@@ -117,9 +130,46 @@ def composed(config: RunConfig) -> RunConfig:
     """The configuration with what its method fixes filled in.
 
     Raises:
-        ConfigError: for an unknown method.
+        ConfigError: for an unknown method, or one that cannot do what the settings ask.
     """
     for dotted, value in method(config.method).settings:
         group, _, name = dotted.partition(".")
         config = replace(config, **{group: replace(getattr(config, group), **{name: value})})
+    if config.adapter.parametrisation == "svd":
+        return _of_singular_values(config)
     return config
+
+
+def _of_singular_values(config: RunConfig) -> RunConfig:
+    """The configuration where singular values train, for which some settings make no sense.
+
+    Raises:
+        ConfigError: for those.
+    """
+    train = config.train
+    if config.method != "svd":
+        raise ConfigError(
+            f"Method {config.method} trains low-rank triplets, not singular values.",
+            where="adapter.parametrisation",
+            action="Choose method svd.",
+            code="config.parametrisation",
+        )
+    for part, asked in (("direction", train.direction), ("balanced_decay", train.balanced_decay)):
+        if asked not in ("off", "auto"):
+            raise ConfigError(
+                "Penalties on directions and balanced decay work on low-rank factors, and method"
+                " svd trains none.",
+                where=f"train.{part}",
+                action="Leave it off, or choose another method.",
+                code="config.svd_factors",
+            )
+    if train.optimizer == "prodigy" and train.diagonal_lr != train.lr:
+        raise ConfigError(
+            "Prodigy finds one rate for all that trains, and method svd has two.",
+            where="train.diagonal_lr",
+            action="Set both rates to the same value, or choose another optimizer.",
+            code="config.svd_prodigy",
+        )
+    if train.uses("balanced_decay"):  # with eduadapt, whose other parts work here too
+        train = replace(train, balanced_decay="off")
+    return replace(config, train=train)

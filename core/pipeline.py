@@ -158,9 +158,7 @@ def _resume(out: Path, config: RunConfig, emit: Emit, should_stop: ShouldStop) -
         "tokens_per_second": trained.tokens / max(1e-9, trained.seconds),
         "best_step": trained.best_step if trained.best_step > 0 else trained.step,
         "adapter_sha256": digest,
-        "trained_numbers": sum(
-            x.active_rank * (x.out_features + x.in_features + 1) for x in trainer.layers.values()
-        ),
+        "trained_numbers": sum(x.trained_numbers for x in trainer.layers.values()),
     }
     del trainer
     release()
@@ -273,6 +271,7 @@ def _kept_plan(out: Path, config: RunConfig, lesson: Lesson, emit: Emit) -> Plan
 def _start(out: Path, config: RunConfig, lesson: Lesson, found: Found, emit: Emit) -> None:
     """Round the weights as planned and write the model at step 0 beside its plan."""
     total = len(found.plan.linears)
+    bases = store.bases_of(config, found.plan)
     emit(PhaseChanged("load", 0.0))
 
     def rounded(linear: LinearPlan, done: int, of: int) -> None:
@@ -294,6 +293,7 @@ def _start(out: Path, config: RunConfig, lesson: Lesson, found: Found, emit: Emi
             group=config.quant.group,
             error_start=config.adapter.start == "error",
             embedding_bits=8 if found.tight else 16,
+            bases=bases,
             device=device_of(config.device),
             on_linear=rounded,
         )
@@ -304,10 +304,11 @@ def _start(out: Path, config: RunConfig, lesson: Lesson, found: Found, emit: Emi
             config.quant.group,
             candidate,
             gate=task_gate(found.plan, found.profile, error_start=config.adapter.start == "error"),
+            bases=bases,
             device=device_of(config.device),
             on_linear=loaded,
         )
-        store.save_base(out, store.adapted(model))
+        store.save_base(out, store.adapted(model), bases)
 
 
 # --- train ---------------------------------------------------------------------------------------
@@ -384,10 +385,10 @@ def _go_back(out: Path, config: RunConfig, plan: Plan, trainer: Trainer) -> bool
     changes = found[2]["progress"].get("requantized", []) if found else []
     if changes != trainer.progress.requantized:
         return False
-    before = {name: layer.triplets for name, layer in trainer.layers.items()}
+    before = {name: layer.trained for name, layer in trainer.layers.items()}
     store.set_triplets(trainer.layers, tensors)
     for name, layer in trainer.layers.items():
-        for old, new in zip(before[name], layer.triplets, strict=True):
+        for old, new in zip(before[name], layer.trained, strict=True):
             optimizers.swap_parameter(trainer.optimizer, old, new)
     trainer.optimizer.state.clear()
     _add_parts(trainer, config, plan)
@@ -403,7 +404,8 @@ def _requantizer(
     """What changes bits while training, if that is wanted and bits are the plan's to choose."""
     if not config.train.requantize:
         return None
-    if config.quant.bits or config.quant.scheme != "affine":
+    fixed = config.quant.bits or config.quant.scheme != "affine"
+    if fixed or config.adapter.parametrisation == "svd":
         text = "The bits are fixed by the settings and will not change while training."
         emit(Note(text, "train.requantize_fixed"))
         return None
@@ -505,7 +507,7 @@ def _keep_best(out: Path, config: RunConfig, trainer: Trainer) -> str:
             changes = best[1]["progress"].get("requantized", [])
             trainer.emit(Note(f"The best state, of step {p.best_step}, is kept.", "train.best"))
     facts = {"model": config.model, "method": config.method, "steps": p.step}
-    facts["requantized"] = changes
+    facts |= {"requantized": changes, **store.basis_facts(out)}
     return store.save_adapter(out, trainer.layers, facts)
 
 

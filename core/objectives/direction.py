@@ -157,7 +157,7 @@ class Anchor(LossTerm):
             if not layer.rank:
                 continue
             with torch.enable_grad():
-                U, s, V = (p.detach().requires_grad_() for p in layer.triplets)
+                U, s, V = (p.detach().requires_grad_() for p in layer.trained)
                 start, norms = self.start[name], self.norms[name]
                 cosines = row_cosines(U * (s * layer.m), V, layer.quantized, start, norms)
                 value = (1 - cosines - EPSILON).clamp_min(0).sum() / rows
@@ -253,7 +253,7 @@ class Trajectory(LossTerm):
             if not layer.rank or then is None:
                 continue
             with torch.enable_grad():
-                U, s, V = (p.detach().requires_grad_() for p in layer.triplets)
+                U, s, V = (p.detach().requires_grad_() for p in layer.trained)
                 now = U * (s * layer.m), V
                 cosine = path_cosine(now, (then.U, then.V), self.start[name])
                 if cosine is None or float(cosine.detach()) >= 1 - EPSILON:

@@ -107,7 +107,7 @@ def add_term(
     Returns:
         What was added; None if the loss has no finite gradient.
     """
-    loss = _norm(p.grad for x in layers.values() for p in x.triplets if p.grad is not None)
+    loss = _norm(p.grad for x in layers.values() for p in x.trained if p.grad is not None)
     if not math.isfinite(loss) or loss == 0.0:
         return None
     value, gradients = term.gradients()
@@ -117,7 +117,7 @@ def add_term(
         return Added(term.name, value, 0.0, 0.0)
     scale = wanted * loss / own
     for name, found in gradients.items():
-        for p, g in zip(layers[name].triplets, found, strict=True):
+        for p, g in zip(layers[name].trained, found, strict=True):
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
             p.grad.add_(g.to(p.grad), alpha=scale)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from core.config import MB, RunConfig
+from core.layers.spectral import basis_bytes, scratch_bytes
 from core.plan.allocate import Floats, Solution, solve_two
 from core.plan.memory import StepBytes
 from core.plan.profile import RANKS, Price
@@ -223,6 +224,9 @@ class _Table:
                     p.out_features, p.in_features
                 )
                 self.trained[row, column] = rank * _rank_bytes(p, self.number)
+                if config.adapter.parametrisation == "svd":
+                    self.weight[row, column] += basis_bytes(*_directions(config, p))
+                    self.trained[row, column] = _spectral_bytes(config, p, self.number)
         self.objective = self.cost + self._missed()
         self.bits = np.array([bits for bits, _ in self.choices])
         # The widest that is offered, if all are below the comfortable one.
@@ -268,7 +272,8 @@ class _Table:
         return {
             "process": s.process + imported_bytes(self.config.train),
             "embeddings": tables + s.fixed,
-            "activations": s.step.at(setting.tokens, setting.recomputed),
+            "activations": s.step.at(setting.tokens, setting.recomputed)
+            + _scratch(self.config, s.prices, setting.tokens),
             "allocator": s.allocator,
         }
 
@@ -369,7 +374,9 @@ class _Table:
         p = self.situation.prices[row]
         bits, rank = self.choices[solution.picks[row]]
         dynamic = self.config.adapter.dynamic and not self.config.adapter.uniform
-        code, values, why = self._why(row, bits, rank)
+        svd = self.config.adapter.parametrisation == "svd"
+        shown = _directions(self.config, p)[-1] if svd else rank
+        code, values, why = self._why(row, bits, rank, shown)
         pick = solution.picks[row]
         stored = self.weight[row, pick] + 4 * self.trained[row, pick] / self.number
         return LinearPlan(
@@ -377,8 +384,8 @@ class _Table:
             layer=next((int(x) for x in p.name.split(".") if x.isdecimal()), -1),
             module=p.name.rpartition(".")[2],
             bits=bits,
-            rank=rank,
-            target_rank=round(rank / OVERSHOOT) if dynamic else rank,
+            rank=shown,
+            target_rank=round(shown / OVERSHOOT) if dynamic else shown,
             bytes=int(stored),
             why=why,
             error=float(p.cost[bits][RANKS.index(rank)]),
@@ -388,8 +395,11 @@ class _Table:
             why_values=values,
         )
 
-    def _why(self, row: int, bits: int, rank: int) -> tuple[str, dict[str, str], str]:
-        """One sentence: how sensitive the layer is, and what the next lower width would cost."""
+    def _why(self, row: int, bits: int, rank: int, shown: int) -> tuple[str, dict[str, str], str]:
+        """One sentence: how sensitive the layer is, and what the next lower width would cost.
+
+        ``rank``: that of the price; ``shown``: that of the adapter.
+        """
         p = self.situation.prices[row]
         order = sorted(q.cost[min(q.cost)][0] for q in self.situation.prices)
         place = order.index(p.cost[min(p.cost)][0]) / max(1, len(order) - 1)
@@ -399,7 +409,7 @@ class _Table:
         extra = p.cost[lower][k] - p.cost[bits][k] if lower else 0.0
         values = {
             "bits": str(bits),
-            "rank": str(rank),
+            "rank": str(shown),
             "lower": str(lower),
             "extra": f"{extra:.4f}",
         }
@@ -409,7 +419,7 @@ class _Table:
             "low": "Answers hardly depend on this layer",
         }
         next_lower = f"; {lower} bits would cost {extra:.4f} nats a token more" if lower else ""
-        sentence = f"{words[level]}: {bits} bits, rank {rank}{next_lower}."
+        sentence = f"{words[level]}: {bits} bits, rank {shown}{next_lower}."
         return f"plan.why.{level}" + ("" if lower else ".lowest"), values, sentence
 
 
@@ -426,12 +436,37 @@ def _rank_bytes(price: Price, number: int) -> int:
     return number * (price.out_features + price.in_features + 1) + 32
 
 
+def _directions(config: RunConfig, price: Price) -> tuple[int, int, int]:
+    """(o, i, r) of a layer whose singular values train."""
+    o, i = price.out_features, price.in_features
+    return o, i, min(config.adapter.directions, o, i)
+
+
+def _spectral_bytes(config: RunConfig, price: Price, number: int) -> int:
+    """Bytes of r singular values and o row scales in training, ``number`` for each of them.
+
+    The optimizer's counters are a few numbers beside.
+    """
+    o, _, r = _directions(config, price)
+    return number * (r + o) + 32
+
+
+def _scratch(config: RunConfig, prices: list[Price], tokens: int) -> int:
+    """Bytes of a step that grow with the directions; a step is counted with a small rank."""
+    if config.adapter.parametrisation != "svd":
+        return 0
+    return max(scratch_bytes(*_directions(config, p), tokens) for p in prices)
+
+
 def _choices(config: RunConfig, prices: list[Price]) -> list[tuple[int, int]]:
     """(bits, rank) that a layer may take."""
     offered = sorted(set.intersection(*(set(p.cost) for p in prices)))
     widths = [config.quant.bits] if config.quant.bits else offered
     if config.quant.scheme == "nf4":
         widths = [4]
+    if config.adapter.parametrisation == "svd":
+        # Priced as if the whole weight were rounded; only what the directions leave is.
+        return [(b, 0) for b in widths]
     if config.adapter.uniform:
         rank = min(RANKS[1:], key=lambda r: abs(r - config.adapter.rank))
         return [(b, rank) for b in widths]

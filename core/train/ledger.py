@@ -31,9 +31,9 @@ class Held:
     """Bytes of all adapted layers and their optimizer.
 
     Attributes:
-        weights: packed codes, or the weights themselves at 16 bits.
+        weights: packed codes, or the weights themselves at 16 bits; and frozen directions.
         scales: scales and zero points.
-        factors: U, s, V.
+        factors: what is trained: U, s, V, or singular values and row scales.
         gradients: of the factors; where there is none now, what the next step will make.
         moments: of the optimizer, its counters included; likewise.
         masks: masks, gradients of the gates, scores of the rank controller; and what terms of the
@@ -85,8 +85,9 @@ def held(
                 weights += buffer.nbytes
             else:
                 scales += buffer.nbytes
-        masks += layer.m.nbytes + layer.s.nbytes  # the gate's gradient is as large as s
-        for p in (layer.U, layer.s, layer.V):
+        weights += layer.basis_bytes
+        masks += 2 * layer.m.nbytes  # the gate's gradient is as large
+        for p in layer.trained:
             if not p.numel():
                 continue
             factors += p.nbytes

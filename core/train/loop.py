@@ -180,7 +180,7 @@ class Trainer:
             yield from part.tensors().values()
 
     def _parts(self) -> list[LossTerm | BalancedDecay]:
-        """What remembers something of each layer beside its triplets."""
+        """What remembers something of each layer beside what it trains."""
         return [*self.terms, *([self.decay] if self.decay else [])]
 
     def renew(self, names: Iterable[str]) -> None:
@@ -247,7 +247,7 @@ class Trainer:
         """Let the optimizer make its step, and the factors decay."""
         rate = self.learning_rate(step)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("share", 1.0)
         if self.decay is not None:
             self.decay.before()
         self.optimizer.step()
@@ -284,7 +284,7 @@ class Trainer:
 
     def _trained(self) -> list[Tensor]:
         """All parameters, layer by layer: the order decides the last bit of their norm."""
-        own: list[Tensor] = [p for x in self.layers.values() for p in x.triplets]
+        own: list[Tensor] = [p for x in self.layers.values() for p in x.trained]
         known = {id(p) for p in own}
         others = (p for group in self.optimizer.param_groups for p in group["params"])
         return own + [p for p in others if id(p) not in known]

@@ -27,7 +27,7 @@ from core.config import TrainConfig
 from core.errors import ConfigError
 from core.layers.lora import AdapterLinear
 
-ROLES = ("U", "s", "V")
+DIAGONAL = "d"  # role of singular values, which have a rate of their own
 LONG = 2000  # steps from which on second moments are remembered for longer
 
 Groups = list[dict[str, Any]]
@@ -278,7 +278,9 @@ def _imported(name: str, *, load: bool = True) -> Any:
 def make_optimizer(
     layers: Mapping[str, AdapterLinear], config: TrainConfig, steps: int = 0
 ) -> Optimizer:
-    """The optimizer of a run over all triplets, in one group for each of U, s and V.
+    """The optimizer of a run over all that trains, in one group for each role (U, s, V; d, c).
+
+    ``share`` of a group is its part of the schedule's rate: singular values have one of their own.
 
     Args:
         layers: adapted layers by name.
@@ -291,9 +293,15 @@ def make_optimizer(
     check(config)
     rule = RULES[config.optimizer]
     groups: Groups = [
-        {"params": [p for x in layers.values() if (p := getattr(x, role)).numel()], "role": role}
-        for role in ROLES
+        {
+            "params": [p for x in layers.values() for key, p in _trained(x) if key == role],
+            "role": role,
+            "share": config.diagonal_lr / config.lr if role == DIAGONAL else 1.0,
+        }
+        for role in dict.fromkeys(key for x in layers.values() for key in x.TRAINED)
     ]
+    for group in groups:
+        group["params"] = [p for p in group["params"] if p.numel()]
     long = config.optimizer == "eduadapt" and steps >= LONG
     values = Values(
         config.lr * rule.factor,
@@ -302,6 +310,11 @@ def make_optimizer(
         config.uses("cautious"),
     )
     return rule.make([g for g in groups if g["params"]] or groups[:1], values)
+
+
+def _trained(layer: AdapterLinear) -> Iterator[tuple[str, Tensor]]:
+    """What a layer trains, by role."""
+    return zip(layer.TRAINED, layer.trained, strict=True)
 
 
 # --- state --------------------------------------------------------------------------------------
@@ -339,8 +352,8 @@ def _states(
     optimizer: Optimizer, layers: Mapping[str, AdapterLinear]
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
     for name, layer in layers.items():
-        for role in ROLES:
-            yield name, role, optimizer.state.get(getattr(layer, role), {})
+        for role, p in _trained(layer):
+            yield name, role, optimizer.state.get(p, {})
 
 
 def restore_optimizer(
@@ -358,8 +371,8 @@ def restore_optimizer(
             name, _, entry = key.removeprefix("optim.").rpartition(".")
             found.setdefault(name, {})[entry] = value
     for name, layer in layers.items():
-        for role in ROLES:
-            p, own = getattr(layer, role), f"{name}.{role}"
+        for role, p in _trained(layer):
+            own = f"{name}.{role}"
             state = {k: t.to(p.device) for k, t in found.get(own, {}).items()}
             state |= numbers.get(own, {})
             if state:
