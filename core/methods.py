@@ -69,6 +69,16 @@ METHODS: tuple[Method, ...] = (
             ("adapter.start", "zero"),
         ),
     ),
+    Method(
+        "pairs",
+        "Same question? Improved LoRA with a head that compares two questions",
+        "after the improved LoRA for question pairs (arXiv 2412.18729, abstract), rsLoRA"
+        " 2312.03732, LoRA+ 2402.12354, LoRA-GA 2407.05000, DoRA 2402.09353, R-Drop 2106.14448;"
+        " our interpretation",
+        ("decoders", "encoders", "dynamic ranks", "resume", "merged", "duplicates"),
+        ("pairs of questions with a label", "no budget: memory is measured, not planned"),
+        (("adapter.uniform", True),),
+    ),
 )
 
 

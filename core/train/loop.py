@@ -165,7 +165,7 @@ class Trainer:
         finite = self._finite(total)
         if finite:
             for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate(step)
+                group["lr"] = self.learning_rate(step) * group.get("share", 1.0)
             self.optimizer.step()
         # Scores are taken from this step's gradients, before they are dropped.
         if self.ranks is not None:
