@@ -52,7 +52,7 @@ from core.pairs.train import (
 from core.train import checkpoint
 
 ShouldStop = Callable[[], str]
-LEAST_STEPS = 12  # unless a number is asked for
+LEAST_STEPS = 30  # unless a number is asked for: the head starts with nothing
 START_TOKENS = 1024  # of the pairs whose gradient gives V its directions
 ROW_TOKENS = 512  # of a forward pass, unless set otherwise
 
