@@ -95,7 +95,8 @@ def build(backend: Backend, words: Words, downloads: Downloads) -> None:
         return view()
 
     def change(chosen: str | None, times: float) -> None:
-        draft.change(draft.PAIRS, model=chosen or "starter", train__epochs=float(times))
+        model_id = chosen or draft.load(draft.PAIRS).model
+        draft.change(draft.PAIRS, model=model_id, train__epochs=float(times))
 
     def ask(run: str, one: str, two: str) -> str:
         return _answer(backend, words, run, one, two)
@@ -147,7 +148,7 @@ def _view(backend: Backend, words: Words) -> list[Any]:
     config = draft.load(draft.PAIRS)
     known = [m for m in backend.models() if not m.problem]
     choices = [(m.title, m.id) for m in known]
-    chosen = config.model if config.model in [m.id for m in known] else "starter"
+    chosen = next((m.id for m in known if config.model in (m.id, m.path)), None)
     menus = [gr.Dropdown(choices=choices, value=chosen), gr.Slider(value=config.train.epochs)]
     if not config.data.path:
         nothing = empty(words("pairs.none"), words("pairs.none_text"))

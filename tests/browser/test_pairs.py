@@ -1,8 +1,8 @@
 """The task "same question?" in a browser: train on sample pairs, read the marks, use the model."""
 
 import re
+import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,14 +18,13 @@ pytestmark = pytest.mark.browser
 def pair_studio(
     tmp_path_factory: pytest.TempPathFactory, small_settings: RunConfig, tiny: Callable[[str], Path]
 ) -> Iterator[Studio]:
-    """A studio in which both tasks use a tiny model; the starter's place in the list is its."""
+    """A studio in which both tasks use a tiny model."""
     home = tmp_path_factory.mktemp("pairs")
     small_settings.save(home / "draft.json")
-    (home / "models").mkdir()
-    (home / "models" / "small").symlink_to(tiny("llama"), target_is_directory=True)
+    shutil.copytree(tiny("llama"), home / "models" / "small")
     train = TrainConfig(steps=6, tokens_per_step=256, lr=5e-3)
     task = RunConfig(method="pairs", model="small", train=train, adapter=AdapterConfig(rank=2))
-    replace(task, name="").save(home / "pairs.json")
+    task.save(home / "pairs.json")
     running = start_studio(home)
     yield running
     running.stop()

@@ -177,3 +177,17 @@ def test_frozen_slices_come_back_and_a_change_is_noticed(tmp_path):
     file.write_text(file.read_text("utf-8").replace('"same": 1', '"same": 0', 1), "utf-8")
     with pytest.raises(DataError, match="changed or damaged"):
         load_pairs(tmp_path / "data")
+
+
+def test_quora_pairs_are_read_and_split_without_a_common_question(shared):
+    found = read_pairs(shared / "data" / "qqp" / "dev.tsv")
+    assert found.mapping == {
+        "first": "question1",
+        "second": "question2",
+        "label": "is_duplicate",
+    }
+    assert (len(found.pairs), sum(p.same for p in found.pairs)) == (1000, 369)
+    assert found.problems == ()
+    sides = split_pairs(found.pairs, calibration=0.15, test=0.2, seed=0)
+    assert [len(getattr(sides, name)) for name in SLICES] == [650, 150, 200]
+    assert sum(p.same for p in sides.test) == 74
