@@ -88,6 +88,7 @@
       const banner = make("div", { className: `banner ${info.status === "failed" ? "bad" : "info"}` },
         make("div", {}, make("strong", { textContent: lines[0] || "" }), make("p", { textContent: lines[1] || "" })));
       this.field("notice").replaceChildren(...(lines.length ? [banner] : []));
+      this.element.querySelectorAll("[data-to]").forEach((link) => { link.href = `#/${link.dataset.to}/${this.run}`; link.hidden = link.dataset.to === "share" && info.status !== "done"; });
     }
     async draw() {
       const looks = this.state.looks, node = this.element.querySelector(".plot");

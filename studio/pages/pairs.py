@@ -206,6 +206,11 @@ def _live(words: Words) -> Markup:
         tag("button", words(f"train.{wish}"), class_="btn", type="button", data_want=wish)
         for wish in WISHES
     )
+    # The pages of every run: its curves, and taking its model away.
+    buttons += join(
+        tag("a", words(f"steps.{page}.name"), class_="btn", href=f"#/{page}", data_to=page)
+        for page in ("train", "share")
+    )
     bar = tag("div", tag("i", data_f="bar"), class_="bar")
     top = tag("section", line, tag("div", buttons, class_="controls"), bar, class_="panel run-head")
     notice = tag("div", data_f="notice", role="status")

@@ -34,6 +34,7 @@ def test_from_sample_pairs_to_doubles_of_a_class(
     pair_studio: Studio, new_page: Callable[..., Page]
 ) -> None:
     page = new_page()
+    page.set_default_timeout(120_000)  # a busy machine is slow, not wrong
     page.goto(f"{pair_studio.url}/en/#/data")
     page.locator("#sample-choices input").first.check()
     expect(page.locator("#data-summary .chip").first).to_be_visible()

@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 from core.config import RunConfig
 from core.errors import StudioError
 from studio import draft, library
+from studio.api import Downloads
 from studio.backend import Backend
 from studio.charts import live_delta
 from studio.pages import pairs
@@ -135,6 +136,17 @@ def test_duplicates_are_listed_with_their_places_and_texts_stay_text(
     assert "What is &lt;b&gt;?" in last
     assert "row 9" in last
     assert "1 groups" in last
+
+
+def test_the_share_page_offers_what_such_a_model_can_be_exported_to(
+    backend: Backend, run_id: str
+) -> None:
+    from studio.pages import share
+
+    backend.store.update(run_id, status="done")
+    _, cards = share._view(backend, Words("en"), Downloads(), run_id)
+    assert cards.count("data-press") == 1
+    assert 'data-press="merged"' in cards
 
 
 def test_the_try_page_sends_such_a_run_here(backend: Backend, run_id: str) -> None:
