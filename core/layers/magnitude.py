@@ -91,7 +91,7 @@ class MagnitudeLinear(AdapterLinear):
         """The gate s * m (R,), whose gradient is gathered for the rank controller."""
         gate = (self.s.detach() * self.m).requires_grad_(torch.is_grad_enabled())
         if gate.requires_grad:
-            gate.register_hook(self._gather)  # type: ignore[no-untyped-call]
+            gate.register_hook(self._gather)
         return gate
 
     def _gather(self, gradient: Tensor) -> None:

@@ -92,6 +92,11 @@ def questions_of(data: DataConfig) -> list[tuple[str, str]]:
         if is_frozen(folder):
             sides = load_frozen(folder)
             return [(e.question, e.where) for e in (*sides.train, *sides.quiz)]
-    names = {"question": data.question, "answer": data.answer}
-    found = read_isolated(path, **names, sheet=data.sheet, encoding=data.encoding)
+    found = read_isolated(
+        path,
+        question=data.question,
+        answer=data.answer,
+        sheet=data.sheet,
+        encoding=data.encoding,
+    )
     return [(e.question, e.where) for e in found.examples]

@@ -1,4 +1,8 @@
-"""Pairs by the command line: data, train, evaluate, ask, duplicates, export; one JSON each."""
+"""Pairs by the command line: data, train, evaluate, ask, duplicates, export; one JSON each.
+
+The verbs ask the operations of the helper process in this one, but for a first question: its start
+takes longer than all of them.
+"""
 
 import json
 import subprocess
@@ -9,6 +13,17 @@ import pytest
 from core import cli
 from core.home import CHECKOUT
 from core.pairs.store import load_trained
+from core.runs.operations import OPERATIONS
+from core.runs.serve import Request
+
+
+@pytest.fixture(autouse=True)
+def served(request, monkeypatch):
+    def serve(screen, op, **arguments):
+        return OPERATIONS[op](Request("1", op, arguments, lambda answer: None))
+
+    if "through_the_helper" not in request.node.name:
+        monkeypatch.setattr(cli, "_serve", serve)
 
 
 def run(capsysbinary, *arguments):
@@ -51,6 +66,13 @@ def test_marks_of_a_file_and_of_the_runs_own_test_pairs(capsysbinary, done, pair
     _, own = run(capsysbinary, "evaluate", "--adapter", done, "--data", done)
     kept = json.loads((done / "result.json").read_text("utf-8"))["quiz"]["tuned"]
     assert own["confusion"] == kept["confusion"]
+
+
+def test_a_question_goes_through_the_helper_process(capsysbinary, done):
+    code, said = run(capsysbinary, "pairs", done, "--ask", "what is a cat", "say cat")
+    assert code == 0
+    expected = load_trained(done).same("what is a cat", "say cat")
+    assert said["probability"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_two_questions_are_compared_in_either_order(capsysbinary, done):
