@@ -57,7 +57,9 @@ def test_from_sample_pairs_to_doubles_of_a_class(
     page.get_by_label("First question").fill("When is the homework due?")
     page.get_by_label("Second question").fill("What is a noun?")
     page.get_by_role("button", name="Compare").click()
-    expect(page.locator("#pairs-said")).to_contain_text(re.compile(r"\d+ % sure"))
+    # The first question waits for the helper process and its model.
+    sure = re.compile(r"\d+ % sure")
+    expect(page.locator("#pairs-said")).to_contain_text(sure, timeout=240_000)
     page.get_by_role("button", name="Find duplicates").click()
     said = re.compile("116 questions of World capitals")
     expect(page.locator("#pairs-found")).to_contain_text(said, timeout=240_000)
