@@ -280,7 +280,7 @@ def assemble(
         put(model, name, store(name, read, bias, transposed))
         on_linear(k + 1, len(targets))
     head, head_bias = _place_embeddings(model, weights, table, parts.tied, (device, dtype))
-    _materialise_rest(model, weights, device, dtype)
+    materialise_rest(model, weights, device, dtype)
     model.eval()
     built = LanguageModel(
         model,
@@ -358,10 +358,10 @@ def table_of(
     return whole
 
 
-def _materialise_rest(
+def materialise_rest(
     model: nn.Module, weights: Tensors, device: torch.device, dtype: torch.dtype
 ) -> None:
-    """Read norms, biases and position tables; move computed buffers to the device."""
+    """Read what is still empty (norms, biases, tables); move computed buffers to the device."""
     for name, parameter in list(model.named_parameters()):
         if parameter.is_meta:
             parent, _, child = name.rpartition(".")

@@ -238,6 +238,47 @@ class QuizConfig:
 
 
 @dataclass(frozen=True)
+class PairsConfig:
+    """Telling whether two questions mean the same (method ``pairs``)."""
+
+    first: str = _help("", "Column with the one question of a pair; empty: recognised")
+    second: str = _help("", "Column with the other question; empty: recognised")
+    label: str = _help("", "Column that says whether they mean the same; empty: recognised")
+    pair_split: str = _help(
+        "clusters",
+        "clusters (no question of the training occurs in the test) or random",
+        choices=("clusters", "random"),
+    )
+    calibration_share: float = _help(
+        0.15, "Part of the pairs on which the threshold is chosen", "share", low=0.02, high=0.4
+    )
+    test_share: float = _help(
+        0.2, "Part of the pairs that is only marked", "share", low=0.02, high=0.5
+    )
+    alpha: float = _help(16.0, "Scale of the adapter before it is divided by its rank", "", low=0)
+    scaling: str = _help(
+        "rank-stabilised",
+        "rank-stabilised (alpha / square root of the rank) or plain (alpha / rank)",
+        choices=("rank-stabilised", "plain"),
+    )
+    rate_ratio: float = _help(
+        16.0, "The rate of V is the learning rate divided by this; U and head have it whole",
+        "", low=1, high=1000,
+    )  # fmt: skip
+    gradient_start: bool = _help(
+        True, "V starts along the task's gradient instead of at random; U starts at zero"
+    )
+    magnitude: bool = _help(False, "Train a magnitude for every output as well (DoRA)")
+    dropout: float = _help(
+        0.05, "Inputs of the adapter left out in training", "share", low=0, high=0.9
+    )
+    r_drop: float = _help(
+        0.5, "Weight of the agreement of two passes with other dropout; 0: one pass", "", low=0
+    )
+    class_weights: bool = _help(True, "The rarer label counts as much as the other")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything a run depends on."""
 
@@ -255,6 +296,7 @@ class RunConfig:
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     quiz: QuizConfig = field(default_factory=QuizConfig)
+    pairs: PairsConfig = field(default_factory=PairsConfig)
 
     def to_json(self) -> dict[str, Any]:
         """Return the tree as plain dictionaries."""

@@ -176,6 +176,19 @@ class Evaluated(Event):
 
 
 @dataclass(frozen=True)
+class PairsMarked(Event):
+    """Marks of a pair model at a step; ``marks`` as :func:`core.evaluate.binary.marks` gives them.
+
+    ``slice`` is ``calibration`` (while training; the threshold is chosen on it) or ``test``.
+    """
+
+    kind: ClassVar[str] = "pairs"
+    step: int
+    slice: str
+    marks: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class SampleAnswer(Event):
     """The model's present answer to one held-out question."""
 

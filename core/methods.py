@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from core.config import RunConfig
+from core.config import RunConfig, TrainConfig
 from core.errors import ConfigError
 
 
@@ -106,6 +106,16 @@ METHODS: tuple[Method, ...] = (
             ("adapter.start", "zero"),
         ),
     ),
+    Method(
+        "pairs",
+        "Same question? Improved LoRA with a head that compares two questions",
+        "after the improved LoRA for question pairs (arXiv 2412.18729, abstract), rsLoRA"
+        " 2312.03732, LoRA+ 2402.12354, LoRA-GA 2407.05000, DoRA 2402.09353, R-Drop 2106.14448;"
+        " our interpretation",
+        ("decoders", "encoders", "dynamic ranks", "resume", "merged", "duplicates"),
+        ("pairs of questions with a label", "no budget: memory is measured, not planned"),
+        (("adapter.uniform", True),),
+    ),
 )
 
 
@@ -137,7 +147,31 @@ def composed(config: RunConfig) -> RunConfig:
         config = replace(config, **{group: replace(getattr(config, group), **{name: value})})
     if config.adapter.parametrisation == "svd":
         return _of_singular_values(config)
+    if config.method == "pairs":
+        must_be_plain(config.train, "Method pairs")
     return config
+
+
+def must_be_plain(train: TrainConfig, who: str) -> None:
+    """Say what cannot be had where an AdamW of its own trains.
+
+    Args:
+        train: the settings.
+        who: begins the sentence.
+
+    Raises:
+        ConfigError: for another optimizer, or parts that are made for triplets.
+    """
+    plain = {"optimizer": "adamw", "clip": "fixed", "direction": "off"}
+    parts = ("optimizer", "clip", "cautious", "recover", "balanced_decay", "direction")
+    for part in parts:
+        if getattr(train, part) not in ("auto", plain.get(part, "off")):
+            raise ConfigError(
+                f"{who} trains with AdamW, without penalties, balanced decay or going back.",
+                where=f"train.{part}",
+                action="Leave this setting as it is, or choose another method.",
+                code="config.own_optimizer",
+            )
 
 
 def _of_singular_values(config: RunConfig) -> RunConfig:

@@ -30,7 +30,7 @@ from core.data.packing import Schedule, pack_rows, shared_beginning
 from core.data.split import Split, split
 from core.data.types import Example
 from core.device import device_of, peak_bytes, release, within_budget
-from core.errors import DataError, Stopped
+from core.errors import ConfigError, DataError, Stopped
 from core.evaluate.generate import answer
 from core.evaluate.marks import mark_run
 from core.events import (
@@ -47,6 +47,7 @@ from core.events import (
     SampleAnswer,
 )
 from core.objectives.direction import make_terms
+from core.pairs import run as pairs
 from core.plan.memory import probe
 from core.plan.planning import Planned as Found
 from core.plan.planning import calibration_row, does_not_fit, plan_for
@@ -61,6 +62,7 @@ from core.train.rules import AdaptiveClip, BalancedDecay
 from core.whole import write_whole
 
 ShouldStop = Callable[[], str]
+PAIRS = "pairs"  # the method with a task of its own
 LEAST_STEPS = 12  # unless a number is asked for: fewer hardly move the adapter
 PROBE_TOKENS = 128  # learned tokens of the examples on which changes of bits are judged
 SAMPLE_SHARE = 0.06  # of the training time may go into sample answers
@@ -90,6 +92,13 @@ def plan_run(config: RunConfig, emit: Emit) -> Plan:
         StudioError: if model, data or settings cannot be used.
     """
     config = methods.composed(config)
+    if config.method == PAIRS:
+        raise ConfigError(
+            "Training on pairs of questions is not planned; it trains at once.",
+            where="method",
+            action="Start the training; its memory is measured in the first step.",
+            code="pairs.no_plan",
+        )
     optimizers.check(config.train)
     with within_budget(device_of(config.device), config.budget_bytes):
         lesson = _lesson(config, _read(config)[1], emit)
@@ -103,6 +112,8 @@ def run(config: RunConfig, out: Path, emit: Emit, should_stop: ShouldStop) -> di
         StudioError: in the words a person reads; ``Stopped`` if the person stopped or paused it.
     """
     config = methods.composed(config)
+    if config.method == PAIRS:
+        return pairs.run(config, out, emit, should_stop)
     device_of(config.device)  # if there is no such device, say so before anything is written
     optimizers.check(config.train)
     out.mkdir(parents=True, exist_ok=True)
@@ -120,6 +131,8 @@ def resume(out: Path, emit: Emit, should_stop: ShouldStop) -> dict[str, Any]:
         StudioError: in the words a person reads.
     """
     config = RunConfig.load(out / "config.json")
+    if config.method == PAIRS:
+        return pairs.resume(out, emit, should_stop)
     with within_budget(device_of(config.device), config.budget_bytes):
         return _resume(out, config, emit, should_stop)
 

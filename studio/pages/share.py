@@ -56,6 +56,7 @@ def _view(backend: Backend, words: Words, downloads: Downloads, run_id: str) -> 
         return banner("bad", words.error(error)[0].sentence()), ""
     if run.status != "done":
         return empty(words("share.not_done"), words("share.not_done_text")), ""
+    forms = exports.OF_PAIRS if run.config.get("method") == "pairs" else exports.FORMATS
     body = join(
         _card(
             form,
@@ -64,7 +65,7 @@ def _view(backend: Backend, words: Words, downloads: Downloads, run_id: str) -> 
             words,
             downloads,
         )
-        for form in exports.FORMATS
+        for form in forms
     )
     return "", tag("div", body, class_="two exports")
 
