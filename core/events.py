@@ -128,6 +128,17 @@ class StepDone(Event):
 
 
 @dataclass(frozen=True)
+class TermsMeasured(Event):
+    """The terms of a step's loss by name: plain values, what each is divided by, its weight."""
+
+    kind: ClassVar[str] = "terms"
+    step: int
+    values: dict[str, float]
+    scales: dict[str, float]
+    weights: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Evaluated(Event):
     """Held-out loss at a step (nats per answer token); ``which`` is ``base`` or ``tuned``."""
 

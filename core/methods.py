@@ -69,6 +69,13 @@ METHODS: tuple[Method, ...] = (
             ("adapter.start", "zero"),
         ),
     ),
+    Method(
+        "distill",
+        "Distillation with feature alignment: a smaller student learns from the model",
+        "after arXiv 2412.19449 (abstract), MiniLMv2 and GKD; our interpretation",
+        ("resume", "merged", "peft of a quantized student", "mixed bits of a quantized student"),
+        ("class data", "memory for teacher and student", "a student with the teacher's tokenizer"),
+    ),
 )
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from core import modelload, models
 from core.adapters.start import scheme_of, stored_weight
-from core.assemble import LanguageModel, build, put
+from core.assemble import LanguageModel, build, compute_dtype, put
 from core.config import RunConfig
 from core.data.chat import ChatFormat
 from core.errors import ModelError
@@ -34,6 +34,27 @@ from core.manifest import check_manifest, whole_folder, write_manifest
 from core.plan.types import LinearPlan, Plan
 
 BASE, START, ADAPTER, REQUANTIZED = "base", "start.safetensors", "adapter", "requantized"
+# A student of distillation: the model that it begins as, where the run made that; and a tuned model
+# of which all weights were trained, as a plain model folder.
+STUDENT_START, WHOLE = "student-start", "model"
+
+
+def base_folder(run: Path, config: RunConfig) -> Path:
+    """The folder of the model that a run trains: its base model, or what its student begins as.
+
+    Raises:
+        ModelError: if it is not there, or damaged.
+    """
+    name = config.model
+    if config.method == "distill" and config.distill.student != "quantized":
+        made = run / STUDENT_START
+        name = str(made) if config.distill.student == "layers" else config.distill.student
+    return models.ensure_local(models.resolve(name))
+
+
+def whole_model(run: Path) -> Path | None:
+    """The folder of a run's wholly trained model; None where an adapter was trained."""
+    return run / WHOLE if (run / WHOLE / "model.safetensors").is_file() else None
 
 
 def save_base(out: Path, layers: Mapping[str, AdapterLinear]) -> None:
@@ -235,7 +256,7 @@ def load_stored(
     changes = list(_changes(run, requantized))
     plan = _changed_plan(run, {name: bits for name, bits, _ in changes})
     config = RunConfig.load(run / "config.json")
-    path = models.ensure_local(models.resolve(config.model))
+    path = base_folder(run, config)
     candidate = base_candidate(run, plan)
     changed = {name: file for name, _, file in changes}
     index = {p.name: k for k, p in enumerate(plan.linears)}
@@ -309,6 +330,12 @@ def load_adapted(path: Path, *, merged: bool = True) -> tuple[Any, Any, ChatForm
     Raises:
         ModelError: if it cannot be loaded.
     """
+    whole = whole_model(path)
+    if whole is not None:
+        check_manifest(whole, contents=True)
+        tokenizer = modelload.load_tokenizer(whole)
+        dtype = compute_dtype(torch.device("cpu"))
+        return modelload.load_dense(whole, dtype), tokenizer, ChatFormat.of(tokenizer)
     model, base = load_run(path)
     if merged:
         make_dense(model)

@@ -10,12 +10,11 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from core.assemble import LanguageModel
 from core.config import TrainConfig
 from core.data.packing import Row, Schedule
 from core.device import held_bytes, peak_bytes
@@ -48,6 +47,29 @@ class Progress:
     requantized: list[int] = field(default_factory=list)  # steps after which bits have changed
 
 
+class Trained(Protocol):
+    """What the loop needs of a model: one with adapters, or one that trains as a whole."""
+
+    model: Any
+    device: torch.device
+
+    def loss(self, ids: Tensor, positions: Tensor, labels: Tensor) -> Tensor:
+        """Mean answer loss of a packed row; all (T,)."""
+
+    def losses(self, ids: Tensor, positions: Tensor, labels: Tensor) -> Tensor:
+        """Loss of every learned token, without gradients."""
+
+
+class Objective(Protocol):
+    """A loss other than that of the answers alone."""
+
+    def loss(self, row: Row, step: int, share: float) -> tuple[Tensor, float]:
+        """What goes down for a row, and the answer loss (nats a token) to tell."""
+
+    def step_done(self, step: int, emit: Emit) -> None:
+        """Hear that all rows of a step have been seen."""
+
+
 @dataclass
 class Trainer:
     """The loop and what it needs.
@@ -59,9 +81,10 @@ class Trainer:
         sample: emits a sample answer (asked for now and then).
         ledger: what the tensors of this training may hold; checked in every step.
         requantize: asked after every step; changes the bits of layers when it is time to.
+        objective: what goes down; None: the loss of the answers.
     """
 
-    model: LanguageModel
+    model: Trained
     layers: dict[str, AdapterLinear]
     optimizer: torch.optim.Optimizer
     config: TrainConfig
@@ -77,6 +100,7 @@ class Trainer:
     budget_bytes: int = 0
     ledger: Ledger | None = None
     requantize: Callable[[Trainer], None] | None = None
+    objective: Objective | None = None
 
     @property
     def eval_every(self) -> int:
@@ -155,11 +179,13 @@ class Trainer:
             if not row.answer_tokens:
                 continue
             share = row.answer_tokens / answers
-            loss = self.model.loss(*self._tensors(row)) * share
+            loss, told = self._row_loss(row, step, share)
             loss.backward()
-            total += float(loss.detach())
+            total += told
             self.progress.tokens += row.example_tokens
             del loss
+        if self.objective is not None:
+            self.objective.step_done(step, self.emit)
         if step == 0:
             self._compare_memory()
         finite = self._finite(total)
@@ -175,6 +201,14 @@ class Trainer:
         for layer in self.layers.values():
             layer.gate_gradient = None
         return total
+
+    def _row_loss(self, row: Row, step: int, share: float) -> tuple[Tensor, float]:
+        """A row's part of the step's loss, and of the answer loss that is told."""
+        if self.objective is None:
+            loss = self.model.loss(*self._tensors(row)) * share
+            return loss, float(loss.detach())
+        loss, answers = self.objective.loss(row, step, share)
+        return loss * share, answers * share
 
     def _finite(self, loss: float) -> bool:
         """Clip; skip a step whose gradients are not finite, stop after three in a row."""
