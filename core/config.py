@@ -148,7 +148,7 @@ class DistillConfig:
         "What the student begins as: layers (every k-th layer of the teacher), quantized (the same"
         " model in fewer bits), or the id or folder of a smaller model with the same tokenizer",
     )
-    every: int = _help(2, "Of the teacher's layers keep the first and then every so-many-th", low=2)
+    every: int = _help(2, "Of the teacher's layers keep every so-many-th, and the first", low=2)
     training: str = _help(
         "auto",
         "full (all weights of the student train), adapter (its weights are stored in few bits and"

@@ -39,17 +39,21 @@ BASE, START, ADAPTER, REQUANTIZED = "base", "start.safetensors", "adapter", "req
 STUDENT_START, WHOLE = "student-start", "model"
 
 
+def base_name(run: Path, config: RunConfig) -> str:
+    """Id or path of the model that a run trains: its base model, or what its student begins as."""
+    if config.method != "distill" or config.distill.student == "quantized":
+        return config.model
+    made = run / STUDENT_START
+    return str(made) if config.distill.student == "layers" else config.distill.student
+
+
 def base_folder(run: Path, config: RunConfig) -> Path:
-    """The folder of the model that a run trains: its base model, or what its student begins as.
+    """The checked folder of the model that a run trains.
 
     Raises:
         ModelError: if it is not there, or damaged.
     """
-    name = config.model
-    if config.method == "distill" and config.distill.student != "quantized":
-        made = run / STUDENT_START
-        name = str(made) if config.distill.student == "layers" else config.distill.student
-    return models.ensure_local(models.resolve(name))
+    return models.ensure_local(models.resolve(base_name(run, config)))
 
 
 def whole_model(run: Path) -> Path | None:

@@ -89,8 +89,12 @@ def prepare(config: RunConfig, out: Path) -> Path:
 
 
 def kept_layers(layers: int, every: int) -> list[int]:
-    """Indices 0, k, 2k ... of the layers that stay."""
-    return list(range(0, layers, every))
+    """Indices of the layers that stay: every k-th, counted back from the last, and the first.
+
+    The first and the last layer stay because they matter most: a model without either is worse off
+    than without several others.
+    """
+    return sorted({0, *range(layers - 1, -1, -every)})
 
 
 def every_kth(teacher: Path, every: int, target: Path) -> list[int]:
@@ -98,7 +102,7 @@ def every_kth(teacher: Path, every: int, target: Path) -> list[int]:
 
     Args:
         teacher: a checked model folder.
-        every: k; the first layer stays, then every k-th.
+        every: k, see :func:`kept_layers`.
         target: the folder to make, whole or not at all.
 
     Returns:

@@ -10,6 +10,8 @@ Shapes: B answers at once, P prompt tokens (left-padded), v vocabulary.
 from __future__ import annotations
 
 import inspect
+import statistics
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -166,6 +168,33 @@ def drawn_answers(
         group = prompts[start : start + batch]
         found += _batch(model, group, chat, tokenizer, max_new_tokens, _never, pick, with_end=True)
     return found
+
+
+def tokens_per_second(
+    model: Any, chat: ChatFormat, turns: Sequence[Turn], *, tokens: int = 24, repeats: int = 3
+) -> float:
+    """How fast a model writes one answer after its prompt: the median of some tries.
+
+    Args:
+        model: a causal model of ``transformers`` in evaluation mode.
+        chat: how the conversation is written.
+        turns: a conversation that ends with the person's turn.
+        tokens: written in each try, also past an end.
+        repeats: tries, after one that is not counted.
+
+    Raises:
+        DataError: if the prompt is too long for the model.
+    """
+    ids = torch.tensor([fitting_prompt(model, chat, turns)], device=_device(model))
+    found = []
+    for _ in range(repeats + 1):
+        decoding = _Decoding(model, ids, torch.ones_like(ids))
+        begun = time.monotonic()
+        room = min(tokens, _positions(model) - ids.shape[1])
+        for _ in range(room):
+            decoding.step(decoding.logits.argmax(-1).tolist())
+        found.append(room / max(1e-9, time.monotonic() - begun))
+    return statistics.median(found[1:])
 
 
 def fitting_prompt(model: Any, chat: ChatFormat, turns: Sequence[Turn]) -> list[int]:
