@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from core import modelload
 from core.config import DistillConfig
 from core.data.packing import Row
 from core.dense import DenseModel
@@ -62,7 +63,7 @@ def test_each_term_pulls_another_student_towards_the_teacher(deep, encoded):
         parameters = list(found.student.model.parameters())
         optimizer = torch.optim.Adam(parameters, lr=1e-3)
         losses = []
-        for step in range(8):
+        for _ in range(8):
             optimizer.zero_grad()
             loss, _ = found.loss(encoded[2][0], 0, 1.0)
             loss.backward()
@@ -156,7 +157,8 @@ def test_hooks_hear_what_the_model_itself_reports(deep, architecture):
 
 
 def test_an_unknown_block_has_no_projections(deep):
-    assert projections(nn.Sequential(nn.Linear(4, 4)), None) == []
+    config = modelload.load_config(deep("llama"))
+    assert projections(nn.Sequential(nn.Linear(4, 4)), config) == []
 
 
 @pytest.mark.parametrize(("student", "teacher"), [(8, 16), (16, 8), (8, 8)])
