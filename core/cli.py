@@ -205,9 +205,9 @@ def configure(options: argparse.Namespace) -> RunConfig:
     if not tree.get("data", {}).get("path"):
         raise ConfigError("No class file is given.", action="Add --data FILE.", code="cli.data")
     tree["data"]["path"] = str(_existing(tree["data"]["path"]))
-    model = Path(tree.get("model", RunConfig().model)).expanduser()
-    if model.exists() and len(model.parts) > 1:
-        tree["model"] = str(model.resolve())
+    tree["model"] = _model_name(tree.get("model", RunConfig().model))
+    if student := tree.get("distill", {}).get("student"):
+        tree["distill"]["student"] = _model_name(student)
     return RunConfig.from_json(tree)
 
 

@@ -453,8 +453,7 @@ def _trainer(out: Path, config: RunConfig, plan: Plan, lesson: Lesson, emit: Emi
         trainer.ranks = RankController(layers, optimizer, trainer.steps, cost)
     teacher = None
     if config.method == "distill":
-        row_tokens = plan.micro_batch
-        teacher = distillation.attach(out, config, trainer, model, lesson, row_tokens, emit)
+        teacher = distillation.attach(out, config, trainer, model, lesson, plan, emit)
     if found:
         _restore(trainer, found[1], found[2])
     if teacher is not None:

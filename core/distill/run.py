@@ -37,6 +37,7 @@ from core.events import CheckpointSaved, Emit, Note, PhaseChanged
 from core.manifest import sha256_of
 from core.modelcheck import weight_files
 from core.objectives.head import Head, StoredHead
+from core.plan.types import Plan
 from core.train import checkpoint
 from core.train.loop import Progress, Trainer
 from core.train.whole import restore_whole, whole_optimizer, whole_tensors
@@ -257,13 +258,14 @@ def attach(
     trainer: Trainer,
     model: LanguageModel,
     lesson: Material,
-    row_tokens: int,
+    plan: Plan,
     emit: Emit,
 ) -> Distiller:
     """Let an ordinary trainer of adapters minimise the distance to a teacher."""
-    found = distiller(out, config, model, lesson, trainer.steps, row_tokens, emit)
-    packing = bool(getattr(trainer.schedule, "_packing", True))
-    trainer.schedule = schedule(config, lesson, model.model, found.own, row_tokens, packing=packing)
+    found = distiller(out, config, model, lesson, trainer.steps, plan.micro_batch, emit)
+    trainer.schedule = schedule(
+        config, lesson, model.model, found.own, plan.micro_batch, packing=plan.packing
+    )
     if found.projection is not None:
         trainer.optimizer.add_param_group({"params": [found.projection]})
     trainer.objective = found

@@ -247,6 +247,17 @@ def test_the_verb_is_the_method_under_its_own_name(config, tmp_path, monkeypatch
     assert "student:" in said
 
 
+def test_the_folder_of_a_smaller_model_becomes_absolute(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    given = ["distill", "--data", config.data.path, "--out", "x", "--student", "models/mine"]
+    found = cli.configure(cli.build_parser().parse_args(given))
+    assert found.distill.student == str(tmp_path / "models" / "mine")
+    given[-1] = "layers"
+    found = cli.configure(cli.build_parser().parse_args(given))
+    assert found.distill.student == "layers"
+
+
 def test_a_folder_that_failed_early_is_begun_anew(config, tmp_path):
     folder = tmp_path / "failed"
     prepare_folder(folder, config)
