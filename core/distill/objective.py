@@ -296,5 +296,5 @@ def start_projection(student: int, teacher: int, seed: int) -> Tensor:
         return torch.eye(teacher)
     generator = torch.Generator().manual_seed(seed)
     wide, narrow = max(student, teacher), min(student, teacher)
-    q, _ = torch.linalg.qr(torch.randn(wide, narrow, generator=generator))
+    q: Tensor = torch.linalg.qr(torch.randn(wide, narrow, generator=generator))[0]
     return q if teacher == wide else q.t().contiguous()

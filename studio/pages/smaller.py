@@ -200,10 +200,10 @@ def _rows(result: Mapping[str, Any], words: Words) -> list[tuple[str, str, str]]
         (words("smaller.parameters"), millions[0], millions[1]),
     ]
     for name, text in _MARKS:
-        marks = [(quiz.get(which) or {}).get(name) for which in ("base", "tuned")]
-        if None not in marks:
+        before, after = ((quiz.get(which) or {}).get(name) for which in ("base", "tuned"))
+        if before is not None and after is not None:
             key = "speed" if name == "tokens_per_second" else name
-            rows.append((words(f"smaller.{key}"), text(marks[0]), text(marks[1])))
+            rows.append((words(f"smaller.{key}"), text(before), text(after)))
     return rows
 
 
