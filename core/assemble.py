@@ -100,14 +100,9 @@ class LanguageModel:
 
         All models of ``transformers`` take a mask of this shape as it is.
         """
-        restarts = positions[1:][positions[1:] != positions[:-1] + 1]
-        shared = int(restarts[0]) if len(restarts) else 0
-        if shared == 0:
+        if not shared_of(positions):
             return None
-        order = torch.arange(len(positions), device=positions.device)
-        example = (positions == shared).cumsum(0)  # 0: the beginning
-        sees = (example[:, None] == example) | (example == 0)
-        sees &= order[:, None] >= order
+        sees = seen(positions)
         if self.model.config._attn_implementation == "sdpa":
             return sees[None, None]
         least = torch.finfo(self.dtype).min
@@ -205,6 +200,20 @@ def skeleton(path: Path, blocks: int | None = None) -> Any:
             config, dtype=torch.float32, trust_remote_code=False
         )
     return model.eval()
+
+
+def shared_of(positions: Tensor) -> int:
+    """Tokens p that all examples of a packed row begin with, from its positions (T,)."""
+    restarts = positions[1:][positions[1:] != positions[:-1] + 1]
+    return int(restarts[0]) if len(restarts) else 0
+
+
+def seen(positions: Tensor) -> Tensor:
+    """Who sees whom (T, T) in a packed row with positions (T,): a query a row, a key a column."""
+    order = torch.arange(len(positions), device=positions.device)
+    example = (positions == shared_of(positions)).cumsum(0)  # 0: the beginning
+    sees = (example[:, None] == example) | (example == 0)
+    return sees & (order[:, None] >= order)
 
 
 def shifted(labels: Tensor) -> Tensor:

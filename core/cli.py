@@ -66,6 +66,9 @@ def build_parser() -> argparse.ArgumentParser:
     train_parser = _add(verbs, "train", train, "plan, train and mark the quiz")
     _add_settings(train_parser)
     train_parser.add_argument("--out", required=True, metavar="DIR", help="folder of the run")
+    distill_parser = _add(verbs, "distill", distill, "make a model smaller: its student learns")
+    _add_settings(distill_parser)
+    distill_parser.add_argument("--out", required=True, metavar="DIR", help="folder of the run")
     resume_parser = _add(verbs, "resume", resume, "go on from the newest whole checkpoint")
     resume_parser.add_argument("folder", metavar="DIR", help="folder of the run")
     _add_evaluate(_add(verbs, "evaluate", evaluate, "the quiz on all examples of a file"))
@@ -220,9 +223,9 @@ def configure(options: argparse.Namespace) -> RunConfig:
     if not tree.get("data", {}).get("path"):
         raise ConfigError("No class file is given.", action="Add --data FILE.", code="cli.data")
     tree["data"]["path"] = str(_existing(tree["data"]["path"]))
-    model = Path(tree.get("model", RunConfig().model)).expanduser()
-    if model.exists() and len(model.parts) > 1:
-        tree["model"] = str(model.resolve())
+    tree["model"] = _model_name(tree.get("model", RunConfig().model))
+    if student := tree.get("distill", {}).get("student"):
+        tree["distill"]["student"] = _model_name(student)
     return RunConfig.from_json(tree)
 
 
@@ -350,6 +353,26 @@ def train(options: argparse.Namespace, screen: Screen) -> Outcome:
     folder = Path(options.out).expanduser().resolve()
     prepare_folder(folder, config)
     return _work(folder, screen)
+
+
+def distill(options: argparse.Namespace, screen: Screen) -> Outcome:
+    """Train a smaller student of a model: ``train --method distill`` under a name of its own."""
+    options.method = "distill"
+    code, document = train(options, screen)
+    if code == 0:
+        screen.say(_before_and_after(document))
+    return code, document
+
+
+def _before_and_after(result: Document) -> str:
+    """Size, speed and perplexity of teacher and student in a line."""
+    parts = []
+    for who, which in (("teacher", "base"), ("student", "tuned")):
+        marks = result["quiz"].get(which, {})
+        speed = f", {marks['tokens_per_second']:.0f} tokens/s" if marks else ""
+        perplexity = f", perplexity {marks['perplexity']:.2f}" if marks else ""
+        parts.append(f"{who}: {result['sizes'][who]['bytes'] / MB:.0f} MB{speed}{perplexity}")
+    return "; ".join(parts)
 
 
 def resume(options: argparse.Namespace, screen: Screen) -> Outcome:

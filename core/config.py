@@ -238,6 +238,75 @@ class QuizConfig:
 
 
 @dataclass(frozen=True)
+class DistillConfig:
+    """A smaller student that learns from the model of the run, its teacher (method distill)."""
+
+    student: str = _help(
+        "layers",
+        "What the student begins as: layers (every k-th layer of the teacher), quantized (the same"
+        " model in fewer bits), or the id or folder of a smaller model with the same tokenizer",
+    )
+    every: int = _help(2, "Of the teacher's layers keep every so-many-th, and the first", low=2)
+    training: str = _help(
+        "auto",
+        "full (all weights of the student train), adapter (its weights are stored in few bits and"
+        " an adapter trains) or auto (adapter for a quantized student, full for others)",
+        choices=("auto", "full", "adapter"),
+    )
+    student_lr: float = _help(
+        3e-4, "Peak learning rate of a student that is trained in full", low=1e-7, high=1.0
+    )
+    answer_weight: float = _help(0.3, "Weight of the class's own answers (cross-entropy)", low=0)
+    output_weight: float = _help(0.5, "Weight of the teacher's probabilities", low=0)
+    feature_weight: float = _help(0.1, "Weight of the teacher's hidden states", low=0)
+    attention_weight: float = _help(0.1, "Weight of the teacher's attention relations", low=0)
+    soft_temperature: float = _help(
+        2.0, "Softening of both models' probabilities", low=0.1, high=20.0
+    )
+    jsd_beta: float = _help(
+        0.0,
+        "Generalised Jensen-Shannon divergence: 0 is KL(teacher, student), 1 the reverse",
+        low=0.0,
+        high=1.0,
+    )
+    layer_map: str = _help(
+        "rounding",
+        "Layers that are compared: rounding (in proportion) or cka (the monotone map of the most"
+        " similar ones, measured on the class's text)",
+        choices=("rounding", "cka"),
+    )
+    relation_heads: int = _help(
+        12, "Heads into which queries, keys and values are split to be compared", low=1, high=128
+    )
+    fade: float = _help(
+        0.3,
+        "Last part of the steps, in which features and relations fade",
+        "share",
+        low=0,
+        high=1,
+    )
+    own_share: float = _help(
+        0.25,
+        "Part of the steps in which the student's own answers count",
+        "share",
+        low=0,
+        high=1,
+    )
+    own_from: float = _help(
+        0.3, "Part of the steps before the student's own answers begin", "share", low=0, high=1
+    )
+    own_tokens: int = _help(48, "Longest answer of the student's own in training", "tokens", low=1)
+    cache_top: int = _help(
+        64,
+        "Likeliest tokens of the teacher kept on disk for each answer token, the others as one; 0:"
+        " the teacher answers anew in every step",
+        "tokens",
+        low=0,
+        high=4096,
+    )
+
+
+@dataclass(frozen=True)
 class PairsConfig:
     """Telling whether two questions mean the same (method ``pairs``)."""
 
@@ -295,6 +364,7 @@ class RunConfig:
     quant: QuantConfig = field(default_factory=QuantConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     quiz: QuizConfig = field(default_factory=QuizConfig)
     pairs: PairsConfig = field(default_factory=PairsConfig)
 

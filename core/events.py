@@ -151,7 +151,7 @@ class TermsAdded(Event):
     Each with its ``value``, its ``weight`` and the ``share`` that its gradient has of the loss's.
     """
 
-    kind: ClassVar[str] = "terms"
+    kind: ClassVar[str] = "penalties"
     step: int
     terms: dict[str, dict[str, float]]
 
@@ -163,6 +163,17 @@ class WentBack(Event):
     kind: ClassVar[str] = "rollback"
     step: int
     to_step: int
+
+
+@dataclass(frozen=True)
+class TermsMeasured(Event):
+    """The terms of a step's loss by name: plain values, what each is divided by, its weight."""
+
+    kind: ClassVar[str] = "terms"
+    step: int
+    values: dict[str, float]
+    scales: dict[str, float]
+    weights: dict[str, float]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from core.config import RunConfig, TrainConfig
+from core.config import RunConfig
 from core.errors import ConfigError
 
 
@@ -116,6 +116,13 @@ METHODS: tuple[Method, ...] = (
         ("pairs of questions with a label", "no budget: memory is measured, not planned"),
         (("adapter.uniform", True),),
     ),
+    Method(
+        "distill",
+        "Distillation with feature alignment: a smaller student learns from the model",
+        "after arXiv 2412.19449 (abstract), MiniLMv2 and GKD; our interpretation",
+        ("resume", "merged", "peft of a quantized student", "mixed bits of a quantized student"),
+        ("class data", "memory for teacher and student", "a student with the teacher's tokenizer"),
+    ),
 )
 
 
@@ -147,31 +154,7 @@ def composed(config: RunConfig) -> RunConfig:
         config = replace(config, **{group: replace(getattr(config, group), **{name: value})})
     if config.adapter.parametrisation == "svd":
         return _of_singular_values(config)
-    if config.method == "pairs":
-        must_be_plain(config.train, "Method pairs")
     return config
-
-
-def must_be_plain(train: TrainConfig, who: str) -> None:
-    """Say what cannot be had where an AdamW of its own trains.
-
-    Args:
-        train: the settings.
-        who: begins the sentence.
-
-    Raises:
-        ConfigError: for another optimizer, or parts that are made for triplets.
-    """
-    plain = {"optimizer": "adamw", "clip": "fixed", "direction": "off"}
-    parts = ("optimizer", "clip", "cautious", "recover", "balanced_decay", "direction")
-    for part in parts:
-        if getattr(train, part) not in ("auto", plain.get(part, "off")):
-            raise ConfigError(
-                f"{who} trains with AdamW, without penalties, balanced decay or going back.",
-                where=f"train.{part}",
-                action="Leave this setting as it is, or choose another method.",
-                code="config.own_optimizer",
-            )
 
 
 def _of_singular_values(config: RunConfig) -> RunConfig:

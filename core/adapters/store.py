@@ -28,7 +28,7 @@ from torch import Tensor
 from core import modelload, models
 from core.adapters.basis import BASIS, Bases, sha256_of_bases
 from core.adapters.start import adapted_linear, scheme_of
-from core.assemble import LanguageModel, build, put
+from core.assemble import LanguageModel, build, compute_dtype, put
 from core.config import RunConfig
 from core.data.chat import ChatFormat
 from core.errors import ModelError
@@ -37,6 +37,31 @@ from core.manifest import check_manifest, whole_folder, write_manifest
 from core.plan.types import LinearPlan, Plan
 
 BASE, START, ADAPTER, REQUANTIZED = "base", "start.safetensors", "adapter", "requantized"
+# A student of distillation: the model that it begins as, where the run made that; and a tuned model
+# of which all weights were trained, as a plain model folder.
+STUDENT_START, WHOLE = "student-start", "model"
+
+
+def base_name(run: Path, config: RunConfig) -> str:
+    """Id or path of the model that a run trains: its base model, or what its student begins as."""
+    if config.method != "distill" or config.distill.student == "quantized":
+        return config.model
+    made = run / STUDENT_START
+    return str(made) if config.distill.student == "layers" else config.distill.student
+
+
+def base_folder(run: Path, config: RunConfig) -> Path:
+    """The checked folder of the model that a run trains.
+
+    Raises:
+        ModelError: if it is not there, or damaged.
+    """
+    return models.ensure_local(models.resolve(base_name(run, config)))
+
+
+def whole_model(run: Path) -> Path | None:
+    """The folder of a run's wholly trained model; None where an adapter was trained."""
+    return run / WHOLE if (run / WHOLE / "model.safetensors").is_file() else None
 
 
 def save_base(out: Path, layers: Mapping[str, AdapterLinear], bases: Bases | None = None) -> None:
@@ -238,7 +263,7 @@ def load_stored(
     changes = list(_changes(run, requantized))
     plan = _changed_plan(run, {name: bits for name, bits, _ in changes})
     config = RunConfig.load(run / "config.json")
-    path = models.ensure_local(models.resolve(config.model))
+    path = base_folder(run, config)
     candidate = base_candidate(run, plan)
     bases = bases_of(config, plan)
     if bases is not None:
@@ -329,6 +354,12 @@ def load_adapted(path: Path, *, merged: bool = True) -> tuple[Any, Any, ChatForm
     Raises:
         ModelError: if it cannot be loaded.
     """
+    whole = whole_model(path)
+    if whole is not None:
+        check_manifest(whole, contents=True)
+        tokenizer = modelload.load_tokenizer(whole)
+        dtype = compute_dtype(torch.device("cpu"))
+        return modelload.load_dense(whole, dtype), tokenizer, ChatFormat.of(tokenizer)
     model, base = load_run(path)
     if merged:
         make_dense(model)

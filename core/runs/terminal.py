@@ -11,6 +11,7 @@ MB = 10**6
 
 _PHASES = {
     "data": "reading the class data",
+    "teacher": "asking the teacher",
     "profile": "measuring the model on the class data",
     "plan": "planning",
     "load": "loading the model",

@@ -10,11 +10,11 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from core.assemble import LanguageModel
 from core.config import TrainConfig
 from core.data.packing import Row, Schedule
 from core.device import held_bytes, peak_bytes
@@ -66,6 +66,29 @@ class Progress:
     returns: int = 0  # times that the run has gone back
 
 
+class Trained(Protocol):
+    """What the loop needs of a model: one with adapters, or one that trains as a whole."""
+
+    model: Any
+    device: torch.device
+
+    def loss(self, ids: Tensor, positions: Tensor, labels: Tensor) -> Tensor:
+        """Mean answer loss of a packed row; all (T,)."""
+
+    def losses(self, ids: Tensor, positions: Tensor, labels: Tensor) -> Tensor:
+        """Loss of every learned token, without gradients."""
+
+
+class Objective(Protocol):
+    """A loss other than that of the answers alone."""
+
+    def loss(self, row: Row, step: int, share: float) -> tuple[Tensor, float]:
+        """What goes down for a row, and the answer loss (nats a token) to tell."""
+
+    def step_done(self, step: int, emit: Emit) -> None:
+        """Hear that all rows of a step have been seen."""
+
+
 @dataclass
 class Trainer:
     """The loop and what it needs.
@@ -82,9 +105,10 @@ class Trainer:
         decay: lets factors decay after each step; None: the optimizer's own, if any.
         go_back: puts everything back to the last checkpoint; False where that cannot be done.
             None: steps without finite gradients end the run.
+        objective: what goes down; None: the loss of the answers.
     """
 
-    model: LanguageModel
+    model: Trained
     layers: dict[str, AdapterLinear]
     optimizer: torch.optim.Optimizer
     config: TrainConfig
@@ -104,6 +128,7 @@ class Trainer:
     clip: AdaptiveClip | None = None
     decay: BalancedDecay | None = None
     go_back: Callable[[Trainer], bool] | None = None
+    objective: Objective | None = None
 
     def __post_init__(self) -> None:
         """Learn how the optimizer wants its rate."""
@@ -207,11 +232,13 @@ class Trainer:
             if not row.answer_tokens:
                 continue
             share = row.answer_tokens / answers
-            loss = self.model.loss(*self._tensors(row)) * share
+            loss, told = self._row_loss(row, step, share)
             loss.backward()
-            total += float(loss.detach())
+            total += told
             self.progress.tokens += row.example_tokens
             del loss
+        if self.objective is not None:
+            self.objective.step_done(step, self.emit)
         if step == 0:
             self._compare_memory()
         self._add_terms(step)
@@ -231,6 +258,14 @@ class Trainer:
         for term in self.terms:
             term.after_step(step + 1)
         return total
+
+    def _row_loss(self, row: Row, step: int, share: float) -> tuple[Tensor, float]:
+        """A row's part of the step's loss, and of the answer loss that is told."""
+        if self.objective is None:
+            loss = self.model.loss(*self._tensors(row)) * share
+            return loss, float(loss.detach())
+        loss, answers = self.objective.loss(row, step, share)
+        return loss * share, answers * share
 
     def _add_terms(self, step: int) -> None:
         """Add the gradients of the objective's other terms to that of the loss."""

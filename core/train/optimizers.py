@@ -258,6 +258,28 @@ def check(config: TrainConfig) -> None:
         )
 
 
+def must_be_plain(train: TrainConfig, who: str) -> None:
+    """Say what cannot be had where an AdamW of its own trains.
+
+    Args:
+        train: the settings.
+        who: begins the sentence.
+
+    Raises:
+        ConfigError: for another optimizer, or parts that are made for triplets.
+    """
+    plain = {"optimizer": "adamw", "clip": "fixed", "direction": "off"}
+    parts = ("optimizer", "clip", "cautious", "recover", "balanced_decay", "direction")
+    for part in parts:
+        if getattr(train, part) not in ("auto", plain.get(part, "off")):
+            raise ConfigError(
+                f"{who} trains with AdamW, without penalties, balanced decay or going back.",
+                where=f"train.{part}",
+                action="Leave this setting as it is, or choose another method.",
+                code="config.own_optimizer",
+            )
+
+
 def _imported(name: str, *, load: bool = True) -> Any:
     """A package that an optimizer comes from; with ``load`` off only looked for.
 
@@ -354,6 +376,15 @@ def _states(
     for name, layer in layers.items():
         for role, p in _trained(layer):
             yield name, role, optimizer.state.get(p, {})
+
+
+def state_of(optimizer: Optimizer, p: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What an optimizer remembers of a parameter: tensors, and numbers."""
+    state = optimizer.state.get(p, {})
+    return (
+        {k: v for k, v in state.items() if isinstance(v, Tensor)},
+        {k: v for k, v in state.items() if isinstance(v, (int, float))},
+    )
 
 
 def restore_optimizer(

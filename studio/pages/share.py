@@ -12,6 +12,7 @@ from studio import exports
 from studio.api import Downloads
 from studio.backend import Backend
 from studio.markup import Markup, banner, empty, findings, join, tag
+from studio.pages import smaller
 from studio.pages.common import QUIET, footer, head, on_enter, script, show
 from studio.tasks import Task
 from studio.text import Words
@@ -23,6 +24,7 @@ def build(backend: Backend, words: Words, downloads: Downloads) -> None:
     enter = on_enter("share")
     notice = show(elem_id="share-notice")
     cards = show(js_on_load=script("press", "press"), elem_id="exports")
+    smaller.build_part(backend, words)
     footer(words, "share", back="try")
 
     def view(event: gr.EventData) -> Iterator[tuple[str, str]]:

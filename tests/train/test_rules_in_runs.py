@@ -76,7 +76,7 @@ def test_a_method_runs_to_the_end_and_goes_on_after_a_stop_as_if_nothing_had_bee
     if method == "eduadapt":
         assert min(e.cautious for e in acted[1:]) < 1
     else:
-        terms = [e for e in events if e.kind == "terms"]
+        terms = [e for e in events if e.kind == "penalties"]
         name = "anchor" if method == "direction" else "trajectory"
         assert terms
         assert all(set(e.terms) == {name} for e in terms)
