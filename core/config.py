@@ -130,6 +130,8 @@ OPTIMIZERS = (
 )
 DIRECTIONS = ("off", "anchor", "trajectory")
 SWITCH = ("auto", "on", "off")
+# Settings of training that a method with an optimizer of its own does not follow.
+FOR_ADAPTERS = ("optimizer", "clip", "cautious", "recover", "balanced_decay", "direction")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from core.methods import composed
 from core.plan.trained import moments
 from core.plan.types import Plan
 from core.train.ledger import held
-from core.train.optimizers import make_optimizer, must_be_plain
+from core.train.optimizers import RULES, make_optimizer, must_be_plain
 
 TREE = {
     "train": {"steps": 4, "tokens_per_step": 96, "max_length": 64, "eval_every": 2},
@@ -61,12 +61,18 @@ def stopped_and_resumed(config, out, at):
     return pipeline.resume(out, lambda event: None, lambda: "")
 
 
+def installed(name):
+    if RULES[name].package:
+        pytest.importorskip(RULES[name].package)
+
+
 def with_train(config, **settings):
     return replace(config, train=replace(config.train, **settings))
 
 
-@pytest.mark.parametrize("name", ["eduadapt", "schedulefree", "prodigy"])
+@pytest.mark.parametrize("name", ["eduadapt", "lion", "schedulefree", "prodigy"])
 def test_singular_values_train_with_another_optimizer_and_resume_exactly(config, name, tmp_path):
+    installed(name)
     chosen = replace(with_train(config, optimizer=name, diagonal_lr=config.train.lr), method="svd")
     result = trained(chosen, tmp_path / "whole")
     again = stopped_and_resumed(chosen, tmp_path / "parts", 2)
@@ -80,10 +86,11 @@ def test_singular_values_train_with_another_optimizer_and_resume_exactly(config,
     assert found.trained <= sum(plan.parts[k] for k in ("adapters", "gradients", "optimizer"))
 
 
-@pytest.mark.parametrize("name", ["eduadapt", "prodigy"])
+@pytest.mark.parametrize("name", ["eduadapt", "lion", "prodigy"])
 def test_a_quantized_student_learns_with_another_optimizer_and_resumes_exactly(
     config, name, tmp_path
 ):
+    installed(name)
     student = replace(config.distill, student="quantized", own_share=0.0)
     chosen = replace(with_train(config, optimizer=name), method="distill", distill=student)
     result = trained(chosen, tmp_path / "whole")

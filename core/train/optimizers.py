@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
-from core.config import TrainConfig
+from core.config import FOR_ADAPTERS, TrainConfig
 from core.errors import ConfigError
 from core.layers.lora import AdapterLinear
 
@@ -269,8 +269,7 @@ def must_be_plain(train: TrainConfig, who: str) -> None:
         ConfigError: for another optimizer, or parts that are made for triplets.
     """
     plain = {"optimizer": "adamw", "clip": "fixed", "direction": "off"}
-    parts = ("optimizer", "clip", "cautious", "recover", "balanced_decay", "direction")
-    for part in parts:
+    for part in FOR_ADAPTERS:
         if getattr(train, part) not in ("auto", plain.get(part, "off")):
             raise ConfigError(
                 f"{who} trains with AdamW, without penalties, balanced decay or going back.",

@@ -28,7 +28,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -225,7 +225,8 @@ def present_model(trainer: Trainer, path: Path) -> tuple[LanguageModel, dict[str
     Each makes its weight T (o, i) from the trainer's layer when it is used, and forgets it; tables
     are the trainer's own. Only norms and biases are read again.
     """
-    live, empty = trainer.model, skeleton(path)
+    live = cast(LanguageModel, trainer.model)  # bits change under adapters alone
+    empty = skeleton(path)
     embedding = name_of(empty, empty.get_input_embeddings())
     order: dict[str, MeasuredLinear] = {}
 

@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 
 from core import models
-from core.config import RunConfig
+from core.config import FOR_ADAPTERS, RunConfig, TrainConfig
 from core.errors import StudioError
 from core.models import ModelInfo
 from core.runs.store import Run
@@ -125,13 +125,17 @@ def student_config(
     if kind == "model":
         models.resolve(model)
     student = model if kind == "model" else kind
+    train = replace(base.train, steps=0, epochs=float(passes))
+    if kind != "quantized":  # all weights train, with an optimizer of their own
+        usual = TrainConfig()
+        train = replace(train, **{part: getattr(usual, part) for part in FOR_ADAPTERS})
     return replace(
         base,
         method="distill",
         budget_bytes=0,
         name=f"{base.name} · {words('smaller.student')}" if base.name else words("smaller.student"),
         quant=replace(base.quant, bits=bits if kind == "quantized" else 0),
-        train=replace(base.train, steps=0, epochs=float(passes)),
+        train=train,
         distill=replace(base.distill, student=student, every=every),
     )
 

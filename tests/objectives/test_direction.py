@@ -33,7 +33,7 @@ def adapted(bits=4, start=True, rank=RANK, seed=0):
 
 def moved(layer, amount=0.2):
     generator = torch.Generator().manual_seed(5)
-    for p in layer.triplets:
+    for p in layer.trained:
         p.data += amount * torch.randn(p.shape, generator=generator)
 
 
@@ -126,7 +126,7 @@ def test_following_the_anchor_turns_the_rows_back():
     for _ in range(30):
         value, gradients = anchor.gradients()
         values.append(value)
-        for p, g in zip(layer.triplets, gradients[NAME], strict=True):
+        for p, g in zip(layer.trained, gradients[NAME], strict=True):
             p.data -= 0.5 * g / max(1.0, float(g.norm()))
     assert values[-1] < 0.7 * values[0]
 
@@ -223,7 +223,7 @@ class Pull(LossTerm):
 
     def gradients(self):
         generator = torch.Generator().manual_seed(9)
-        found = tuple(torch.randn(p.shape, generator=generator) for p in self.layer.triplets)
+        found = tuple(torch.randn(p.shape, generator=generator) for p in self.layer.trained)
         return 3.0, {NAME: found}
 
 
@@ -234,12 +234,12 @@ def norm(tensors):
 @pytest.mark.parametrize("every", [1, 8])
 def test_its_gradient_is_a_set_part_of_that_of_the_loss_on_the_mean_of_steps(every):
     layer = adapted()
-    for p in layer.triplets:
+    for p in layer.trained:
         p.grad = torch.randn_like(p)
-    before = [p.grad.clone() for p in layer.triplets]
+    before = [p.grad.clone() for p in layer.trained]
     term = Pull(layer, every)
     added = add_term(term, {NAME: layer}, 0.05, 0.1)
-    by = norm([p.grad - b for p, b in zip(layer.triplets, before, strict=True)])
+    by = norm([p.grad - b for p, b in zip(layer.trained, before, strict=True)])
     assert by == pytest.approx(0.1 * every * norm(before) * term.weight(0.05), rel=1e-4)
     assert added.value == 3.0
     assert added.share == pytest.approx(by / norm(before), rel=1e-4)

@@ -56,6 +56,15 @@ def test_some_layers_are_no_matter_of_bits():
     assert (config.distill.student, config.distill.every, config.quant.bits) == ("layers", 4, 0)
 
 
+def test_only_a_quantized_student_takes_the_optimizer_that_was_chosen_for_adapters():
+    base = chosen()
+    base = replace(base, train=replace(base.train, optimizer="lion", direction="anchor", seed=7))
+    whole, stored = config_of("layers", base=base), config_of("quantized", base=base)
+    assert (whole.train.optimizer, whole.train.direction) == ("adamw", "off")
+    assert (stored.train.optimizer, stored.train.direction) == ("lion", "anchor")
+    assert whole.train.seed == stored.train.seed == 7
+
+
 def test_a_smaller_model_must_be_there():
     with pytest.raises(StudioError):
         config_of("model", model="")

@@ -68,7 +68,7 @@ def train(made, optimizer, steps, controller=None):
     losses = []
     for step in steps:
         losses.append(backward(made, step))
-        torch.nn.utils.clip_grad_norm_([p for x in made.values() for p in x.triplets], 1.0)
+        torch.nn.utils.clip_grad_norm_([p for x in made.values() for p in x.trained], 1.0)
         spoils = type(optimizer).__name__ == "AdamWScheduleFree"
         if controller and spoils:
             controller.score()
@@ -80,7 +80,7 @@ def train(made, optimizer, steps, controller=None):
 
 
 def parameters(made):
-    return [p.detach().clone() for layer in made.values() for p in layer.triplets]
+    return [p.detach().clone() for layer in made.values() for p in layer.trained]
 
 
 def test_each_learns_at_its_own_scale_of_the_rate(name):
@@ -126,7 +126,7 @@ def test_a_run_goes_on_from_a_checkpoint_as_if_nothing_had_been_even_after_compa
 
     again = layers()
     for new, old in zip(again.values(), made.values(), strict=True):
-        new.set_triplets(*(p.detach().clone() for p in (*old.triplets, old.m)))
+        new.set_triplets(*(p.detach().clone() for p in (*old.trained, old.m)))
     other = make_optimizer(again, config)
     restore_optimizer(other, again, tensors, numbers)
     assert train(made, optimizer, range(6, 10)) == train(again, other, range(6, 10))

@@ -101,21 +101,21 @@ def test_a_scaled_loss_does_not_change_a_step_once_the_clip_has_warmed_up():
         layer.U.data = torch.randn(6, 4, generator=torch.Generator().manual_seed(3))
         generator = torch.Generator().manual_seed(1)
         gradients = [
-            tuple(scale * torch.randn(p.shape, generator=generator) for p in layer.triplets)
+            tuple(scale * torch.randn(p.shape, generator=generator) for p in layer.trained)
             for _ in range(46)
         ]
         optimizer = make_optimizer({UP: layer}, TrainConfig(optimizer="eduadapt"))
         for k, found in enumerate(gradients):
-            for p, g in zip(layer.triplets, found, strict=True):
+            for p, g in zip(layer.trained, found, strict=True):
                 p.grad = g.clone()
             limit = clip.limit
-            norm = float(torch.nn.utils.clip_grad_norm_(layer.triplets, limit))
+            norm = float(torch.nn.utils.clip_grad_norm_(layer.trained, limit))
             clip.see(norm)
-            clipped = float(torch.stack([p.grad.norm() for p in layer.triplets]).norm())
+            clipped = float(torch.stack([p.grad.norm() for p in layer.trained]).norm())
             assert clipped <= limit * (1 + 1e-5)
             if k >= 40:
                 optimizer.step()
-        moved.append([p.detach().clone() for p in layer.triplets])
+        moved.append([p.detach().clone() for p in layer.trained])
     for a, b in zip(*moved, strict=True):
         assert torch.allclose(a, b, atol=1e-6)
 
@@ -147,7 +147,7 @@ def step(layers, optimizer, decay, rate, scale=1.0, zero=False, seed=0):
     """A step of given gradients; returns lambda by kind."""
     generator = torch.Generator().manual_seed(seed)
     for layer in layers.values():
-        for p in layer.triplets:
+        for p in layer.trained:
             g = scale * torch.randn(p.shape, generator=generator, dtype=p.dtype)
             p.grad = torch.zeros_like(p) if zero else g
     for group in optimizer.param_groups:
@@ -170,7 +170,7 @@ def test_decay_divided_by_step_is_the_ratio_in_every_kind_of_layers():
     for layer in layers.values():
         for key in ("U", "s", "V"):
             layer._parameters[key].data = getattr(layer, key).data.double()
-    parameters = [p for x in layers.values() for p in x.triplets]
+    parameters = [p for x in layers.values() for p in x.trained]
     optimizer = torch.optim.SGD(parameters, lr=1.0)
     decay = BalancedDecay(layers, optimizer, 0.02)
     rate, sizes = 1e-2, {Q_PROJ: 3.0, "b.self_attn.q_proj": 3.0, O_PROJ: 0.5, UP: 1.0}
@@ -179,7 +179,7 @@ def test_decay_divided_by_step_is_the_ratio_in_every_kind_of_layers():
         before = {n: (x.U.data.clone(), x.V.data.clone()) for n, x in layers.items()}
         own = {k: math.sqrt(squared(layers, names)) for k, names in kinds.items()}
         for n, x in layers.items():
-            for p in x.triplets:
+            for p in x.trained:
                 p.grad = torch.full_like(p, sizes[n])
         decay.before()
         optimizer.param_groups[0]["lr"] = rate
@@ -223,20 +223,18 @@ def test_a_ratio_of_zero_changes_nothing():
     for k in range(4):
         step(with_decay, a, decay, 1e-2, seed=k)
         step(without, b, none, 1e-2, seed=k)
-    for p, q in zip(with_decay[UP].triplets, without[UP].triplets, strict=True):
+    for p, q in zip(with_decay[UP].trained, without[UP].trained, strict=True):
         assert torch.equal(p, q)
 
 
 def test_triplets_that_cancel_the_error_and_scales_do_not_decay():
     layers = {UP: adapted(error=2)}
-    optimizer = torch.optim.SGD(layers[UP].triplets, lr=1.0)
+    optimizer = torch.optim.SGD(layers[UP].trained, lr=1.0)
     decay = BalancedDecay(layers, optimizer, 0.5)
     for _ in range(2):
-        before = [p.detach().clone() for p in layers[UP].triplets]
+        before = [p.detach().clone() for p in layers[UP].trained]
         assert step(layers, optimizer, decay, 1e-2)["mlp"] > 0
-        gone = [
-            b - 1e-2 * p.grad - p.data for b, p in zip(before, layers[UP].triplets, strict=True)
-        ]
+        gone = [b - 1e-2 * p.grad - p.data for b, p in zip(before, layers[UP].trained, strict=True)]
     assert gone[0][:, :2].abs().max() < 1e-7
     assert gone[1].abs().max() < 1e-7
     assert gone[2][:2].abs().max() < 1e-7
@@ -246,7 +244,7 @@ def test_triplets_that_cancel_the_error_and_scales_do_not_decay():
 
 def test_decay_is_cut_at_a_tenth():
     layers = {UP: adapted()}
-    optimizer = torch.optim.SGD(layers[UP].triplets, lr=1.0)
+    optimizer = torch.optim.SGD(layers[UP].trained, lr=1.0)
     decay = BalancedDecay(layers, optimizer, 0.02)
     assert step(layers, optimizer, decay, 1e-3, scale=1e4)["mlp"] == MOST_DECAY
 
@@ -266,7 +264,7 @@ def test_both_ends_of_the_line_of_schedule_free_decay():
 
 def test_what_decays_follows_removed_triplets_and_layers_stored_anew():
     layers = {UP: adapted(error=2), Q_PROJ: adapted(error=1)}
-    decay = BalancedDecay(layers, torch.optim.SGD(layers[UP].triplets, lr=1.0), 0.02)
+    decay = BalancedDecay(layers, torch.optim.SGD(layers[UP].trained, lr=1.0), 0.02)
     assert decay.free[UP].tolist() == [False, False, True, True]
     decay.keep(UP, torch.tensor([0, 3]))
     assert decay.free[UP].tolist() == [False, True]
@@ -278,7 +276,7 @@ def test_what_is_remembered_is_taken_back():
     results = []
     for interrupted in (False, True):
         layers = {UP: adapted(), Q_PROJ: adapted(error=1)}
-        optimizer = torch.optim.SGD([p for x in layers.values() for p in x.triplets], lr=1.0)
+        optimizer = torch.optim.SGD([p for x in layers.values() for p in x.trained], lr=1.0)
         decay = BalancedDecay(layers, optimizer, 0.02)
         for k in range(3):
             step(layers, optimizer, decay, 1e-2, seed=k)
