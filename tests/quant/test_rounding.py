@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from core import modelload
 from core.adapters.start import start_model
 from core.config import RunConfig
-from core.plan import planning
+from core.plan import planning, rounding
 from core.plan.measured import InputMoments
 from core.plan.memory import LiveBytes
 from core.plan.profile import RANKS, ErrorPrice, measure
@@ -113,13 +113,18 @@ def test_what_bits_go_by_is_measured_anew(tmp_path):
     assert len(keys) == 2
 
 
+def rounded_model(tmp_path, blocks, **planned):
+    """A small model's folder, its profile, a plan with the same for all layers, its candidate."""
+    folder = small_model(tmp_path / "m", blocks)
+    profile = priced(folder, tmp_path / "p")
+    plan = plan_of(profile, **planned)
+    (tmp_path / "r").mkdir()
+    return folder, profile, plan, round_linears(folder, row(), plan, profile, tmp_path / "r")
+
+
 def test_layers_are_rounded_for_the_inputs_that_rounded_layers_give(tmp_path):
     """The codes of a late layer are those for inputs from the rounded model, not the dense one."""
-    folder = small_model(tmp_path / "m", 2)
-    profile = priced(folder, tmp_path / "p")
-    plan = plan_of(profile, bits=2)
-    (tmp_path / "r").mkdir()
-    candidate = round_linears(folder, row(), plan, profile, tmp_path / "r")
+    folder, profile, plan, candidate = rounded_model(tmp_path, 2, bits=2)
     rounded = start_model(folder, plan, 64, candidate)
     rounded.unfuse()  # a fused MLP does not call its layers one by one
     seen = {}
@@ -144,11 +149,7 @@ def test_layers_are_rounded_for_the_inputs_that_rounded_layers_give(tmp_path):
 
 
 def test_adapters_start_at_the_weighted_optimum_of_the_rounding_error(tmp_path):
-    folder = small_model(tmp_path / "m", 1)
-    profile = priced(folder, tmp_path / "p")
-    plan = plan_of(profile, bits=2, rank=8)
-    (tmp_path / "r").mkdir()
-    candidate = round_linears(folder, row(), plan, profile, tmp_path / "r")
+    folder, _, plan, candidate = rounded_model(tmp_path, 1, bits=2, rank=8)
     model = start_model(folder, plan, 64, candidate)
     weights = modelload.Weights(folder)
     for k, linear in enumerate(plan.linears):
@@ -161,25 +162,23 @@ def test_adapters_start_at_the_weighted_optimum_of_the_rounding_error(tmp_path):
         assert left.norm() < (left + cancelled).norm()
 
 
-def test_steeper_tasks_start_behind_a_smaller_gate(tmp_path):
+def test_steeper_tasks_start_behind_a_smaller_gate(tmp_path, monkeypatch):
     folder = small_model(tmp_path / "m", 1)
     profile = priced(folder, tmp_path / "p")
     plan = plan_of(profile, bits=2, rank=8)
     slope = sum(float(profile.tensors(k)["slope"][:2].sum()) for k in range(len(plan.linears)))
-    expected = FIRST_STEP / (REFERENCE_RATE * slope)  # 6 of 8 triplets cancel the error
-    assert task_gate(plan, profile) == pytest.approx(min(1, expected))
+    whole = FIRST_STEP / (REFERENCE_RATE * slope)  # 6 of 8 triplets cancel the error
+    assert task_gate(plan, profile) == pytest.approx(min(1, whole))
+    monkeypatch.setattr(rounding, "FIRST_STEP", 0.5 * REFERENCE_RATE * slope)
+    assert task_gate(plan, profile) == pytest.approx(0.5)
     unquantized = plan_of(profile, bits=16, rank=8)
     steeper = task_gate(unquantized, profile)
-    assert steeper <= task_gate(plan, profile)
+    assert steeper < task_gate(plan, profile)
     assert task_gate(plan, profile, error_start=False) == steeper
 
 
 def test_a_gate_scales_the_task_block_and_nothing_else(tmp_path):
-    folder = small_model(tmp_path / "m", 1)
-    profile = priced(folder, tmp_path / "p")
-    plan = plan_of(profile, bits=2, rank=8)
-    (tmp_path / "r").mkdir()
-    candidate = round_linears(folder, row(), plan, profile, tmp_path / "r")
+    folder, _, plan, candidate = rounded_model(tmp_path, 1, bits=2, rank=8)
     free, gated = (start_model(folder, plan, 64, candidate, gate=g) for g in (1.0, 0.25))
     for linear in plan.linears:
         one, other = (m.model.get_submodule(linear.name) for m in (free, gated))
@@ -190,13 +189,8 @@ def test_a_gate_scales_the_task_block_and_nothing_else(tmp_path):
 
 def test_the_slope_is_what_a_step_of_all_columns_takes_off_the_loss(tmp_path):
     """A step of U by -e * sign of its gradient lowers the loss by e * slope, to first order."""
-    folder = small_model(tmp_path / "m", 1)
-    profile = priced(folder, tmp_path / "p")
-    plan = plan_of(profile, bits=16, rank=2)
-    (tmp_path / "r").mkdir()
-    model = start_model(
-        folder, plan, 64, round_linears(folder, row(), plan, profile, tmp_path / "r")
-    )
+    folder, profile, plan, candidate = rounded_model(tmp_path, 1, bits=16, rank=2)
+    model = start_model(folder, plan, 64, candidate)
     before = model.loss(*row())
     before.backward()
     slope, step = 0.0, 1e-6
