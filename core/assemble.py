@@ -29,6 +29,8 @@ from core.quant.weight import QuantizedWeight
 # the weight (o, i) from disk, so that what is not needed is never read.
 Store = Callable[[str, Callable[[], Tensor], Tensor | None, bool], nn.Module]
 
+TABLE_ROWS = 8192  # of an embedding that are read and stored at a time
+
 
 def compute_dtype(device: torch.device) -> torch.dtype:
     """The dtype of activations: bf16 where the device multiplies it fast, else fp32.
@@ -353,17 +355,21 @@ def _place_embeddings(
 def table_of(
     weights: modelload.Weights, name: str, scheme: Scheme, device: torch.device
 ) -> QuantizedWeight:
-    """Store a table (v, d) in blocks of rows, so that no second copy of all of it exists."""
-    rows, _ = weights.shape(name)
-    parts = [
-        QuantizedWeight.from_dense(weights.rows(name, a, a + 8192).to(device), scheme)
-        for a in range(0, rows, 8192)
-    ]
-    whole = QuantizedWeight(scheme, *weights.shape(name))
-    for key, _ in list(parts[0].named_buffers()):
-        whole.register_buffer(key, torch.cat([p.get_buffer(key) for p in parts]))
-        for p in parts:
-            del p._buffers[key]
+    """Store a table (v, d) block of rows by block of rows, so that it exists once.
+
+    The blocks are written where they belong at once: parts that are joined at the end would take
+    the table's bytes twice, which is most of a small model with many words.
+    """
+    rows, width = weights.shape(name)
+    whole = QuantizedWeight(scheme, rows, width)
+    for a in range(0, rows, TABLE_ROWS):
+        part = QuantizedWeight.from_dense(weights.rows(name, a, a + TABLE_ROWS).to(device), scheme)
+        for key, stored in part.named_buffers():
+            per_row = len(stored) // part.out_features
+            if a == 0:
+                room = stored.new_empty(rows * per_row, *stored.shape[1:])
+                whole.register_buffer(key, room)
+            whole.get_buffer(key)[a * per_row :][: len(stored)] = stored
     return whole
 
 

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from core import modelload
+from core import assemble, modelload
 from core.assemble import build
 from core.data.chat import Encoded
 from core.data.packing import make_row, shared_beginning
 from core.layers.lora import AdapterLinear
+from core.plan.memory import LiveBytes
 from core.quant.schemes import Scheme
 from core.quant.weight import QuantizedWeight
 
@@ -104,3 +105,23 @@ def test_eight_bit_tables_are_near_the_dense_ones(tiny):
         build(path, store, embedding_bits=b).loss(ids, positions, ids).item() for b in (16, 8)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
+
+
+@pytest.mark.parametrize("bits", [16, 8])
+def test_a_large_table_is_stored_block_by_block_and_is_never_there_twice(bits, monkeypatch):
+    monkeypatch.setattr(assemble, "TABLE_ROWS", 64)
+    rows, width = 50 * 64 + 5, 96
+    table = torch.randn(rows, width).bfloat16()
+
+    class Files:
+        def shape(self, name):
+            return (rows, width)
+
+        def rows(self, name, start, stop):
+            return table[start:stop].clone()
+
+    with LiveBytes() as live:
+        found = assemble.table_of(Files(), "words", Scheme(bits), torch.device("cpu"))
+    for key, expected in QuantizedWeight.from_dense(table, Scheme(bits)).named_buffers():
+        assert torch.equal(found.get_buffer(key), expected)
+    assert live.peak < 1.5 * found.stored_bytes()

@@ -30,7 +30,7 @@ from core.quant.weight import QuantizedWeight
 Candidate = Callable[[int], dict[str, Tensor]]
 # What the first step at the default rate may take off the loss by its linear prediction, in nats
 # per answer token; measured on two models (docs/log.md).
-FIRST_STEP, REFERENCE_RATE = 3.0, 1e-3
+FIRST_STEP, REFERENCE_RATE = 1.5, 1e-3
 
 
 def round_linears(
