@@ -28,13 +28,9 @@ from core.train.optimizers import (
 )
 from core.train.ranks import RankController
 
-PACKAGES = {"schedulefree": "schedulefree", "prodigy": "prodigyopt", "lion": "bitsandbytes"}
-
 
 @pytest.fixture(params=OPTIMIZERS)
 def name(request):
-    if request.param in PACKAGES:
-        pytest.importorskip(PACKAGES[request.param])
     return request.param
 
 
@@ -259,7 +255,6 @@ def test_adagrad_is_that_of_pytorch_though_its_sums_begin_later():
 
 
 def test_lion_makes_the_published_step():
-    pytest.importorskip("bitsandbytes")
     made = layers()
     optimizer = make_optimizer(made, TrainConfig(optimizer="lion", lr=1e-2))
     V = made["l0"].V
@@ -278,7 +273,6 @@ def test_lion_makes_the_published_step():
 
 
 def test_what_answers_is_the_mean_of_the_way_and_training_goes_on_to_the_bit():
-    pytest.importorskip("schedulefree")
     made = layers()
     optimizer = make_optimizer(made, TrainConfig(optimizer="schedulefree", lr=1e-2))
     train(made, optimizer, range(5))

@@ -250,7 +250,6 @@ def test_decay_is_cut_at_a_tenth():
 
 
 def test_both_ends_of_the_line_of_schedule_free_decay():
-    pytest.importorskip("schedulefree")
     layers = {UP: adapted()}
     optimizer = make_optimizer(layers, TrainConfig(optimizer="schedulefree"))
     decay = BalancedDecay(layers, optimizer, 0.02)
