@@ -26,7 +26,7 @@ from core.config import (
     TrainConfig,
 )
 from core.errors import MemoryBudgetError
-from core.events import Event, PhaseChanged, StepDone
+from core.events import Evaluated, Event, PhaseChanged, StepDone
 from core.plan.planner import SHARE
 from core.plan.profile import RANKS
 from core.runs.folder import read_json
@@ -37,7 +37,7 @@ def run_config(job: Job) -> RunConfig:
 
     Like the peers it trains to the last step; it looks at the quiz before the first and after it.
     """
-    return RunConfig(
+    config = RunConfig(
         model=job.model,
         budget_bytes=job.budget_bytes,
         method=OURS,
@@ -59,6 +59,11 @@ def run_config(job: Job) -> RunConfig:
         ),
         quiz=QuizConfig(questions=job.questions, max_new_tokens=job.max_new_tokens),
     )
+    tree = config.to_json()
+    for name, value in job.changes.items():
+        group, _, setting = name.rpartition(".")
+        (tree[group] if group else tree)[setting] = value
+    return RunConfig.from_json(tree)
 
 
 class Stopwatch:
@@ -67,15 +72,19 @@ class Stopwatch:
     Attributes:
         training: seconds of all optimizer steps.
         saved: seconds from the start of the process until the adapter was saved.
+        start_nll: loss on the quiz before the first step, as it is stored; nats per answer token.
     """
 
     def __init__(self) -> None:
         self.training = self.saved = 0.0
+        self.start_nll: float | None = None
 
     def __call__(self, event: Event) -> None:
         """Hear an event."""
         if isinstance(event, StepDone):
             self.training = event.seconds
+        elif isinstance(event, Evaluated) and event.step == 0:
+            self.start_nll = event.nll
         elif isinstance(event, PhaseChanged) and event.phase == "quiz" and not self.saved:
             self.saved = seconds_alive()  # the quiz begins when all else is done
 
@@ -134,6 +143,7 @@ def train_and_mark(job: Job) -> dict[str, Any]:
         "step_seconds": watch.training / result["steps"],
         "saved_seconds": watch.saved,
         "steps": result["steps"],
+        "start_nll": watch.start_nll,
         "nll": tuned["nll"],
         "rouge_l": tuned["rouge_l"],
         "trained_numbers": result["trained_numbers"],

@@ -38,7 +38,7 @@ from benchmarks.settings import (
     Job,
 )
 from benchmarks.summary import summary_json, summary_markdown
-from benchmarks.table import MEASURES, as_json, as_markdown
+from benchmarks.table import MEASURES, TIMED, as_json, as_markdown
 from core import doctor, models
 from core.config import RunConfig, parse_size
 from core.errors import ConfigError, DataError, StudioError
@@ -100,6 +100,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--timeout", type=float, default=7200, help="seconds after which a run has failed")
     add("--work", type=Path, help="folder for the runs; finished ones in it are not run again")
     add("--results", type=Path, default=CHECKOUT / "benchmarks" / "results")
+    add("--untimed", action="store_true", help="other work runs beside: leave times out")
     add("--quick", action="store_true", help="3 steps, first seed: does everything start?")
     options = parser.parse_args(arguments)
     options.budget_share, options.budget_bytes = _budget(options.budget)
@@ -376,7 +377,9 @@ def measure(options: argparse.Namespace, bench: Bench) -> Runs:
                 result = {"error": "the run that its memory follows from has failed"}
             else:
                 result = finished(job) or run_job(job, options.timeout)
-            run = {"variant": variant, "seed": seed, **result}
+            untimed = TIMED if options.untimed else ()
+            told = {name: value for name, value in result.items() if name not in untimed}
+            run = {"variant": variant, "seed": seed, **told}
             runs.append(run)
             _say(f"{bench.name}, {variant}, seed {seed}", run)
     return runs

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 OURS = "adaq"
 UNLIMITED = "adaq-unlimited"  # ours without a budget: as fast as it can
@@ -95,6 +96,7 @@ class Job:
         bits: the same for every layer of ours, with one rank; 0: planned layer by layer.
         checkpointing: of ours: ``auto``, ``on`` or ``off``.
         micro_batch_tokens: of one forward pass of ours; 0: as the plan says.
+        changes: other settings of ours, by dotted name (``adapter.start``).
     """
 
     variant: str
@@ -114,6 +116,7 @@ class Job:
     bits: int = 0
     checkpointing: str = "auto"
     micro_batch_tokens: int = 0
+    changes: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write the job as JSON."""

@@ -121,5 +121,5 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         rouge,
         f"{row['peak_bytes'] / MB:.0f}",
         f"{ratio['peak_bytes']:.2f}",
-        f"{ratio['step_seconds']:.2f}",
+        f"{ratio['step_seconds']:.2f}" if "step_seconds" in ratio else "",
     ]

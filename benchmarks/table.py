@@ -58,6 +58,7 @@ MEASURES = (
 
 
 RATIOS = ("peak_bytes", "tokens_per_second", "step_seconds")
+TIMED = ("tokens_per_second", "step_seconds", "saved_seconds")
 
 
 def summarise(runs: Runs) -> dict[str, dict[str, Spread]]:
@@ -94,7 +95,9 @@ def ratios(summary: Mapping[str, Mapping[str, Spread]]) -> dict[str, dict[str, f
     """Return each variant's median over that of the :func:`reference`, by variant and measure."""
     best = reference(summary)
     return {
-        variant: {m: of[m].median / summary[best[m]][m].median for m in RATIOS if m in best}
+        variant: {
+            m: of[m].median / summary[best[m]][m].median for m in RATIOS if m in best and m in of
+        }
         for variant, of in summary.items()
     }
 
@@ -148,6 +151,11 @@ def _rows(summary: Mapping[str, Mapping[str, Spread]]) -> str:
             for m in ("peak_bytes", "tokens_per_second")
         )
         rows.append([variant, cells[0], memory, cells[1], speed, *cells[2:]])
+    if not any(set(TIMED) & set(of) for of in summary.values()):
+        timed = {m.title for m in MEASURES if m.name in TIMED} | {"× QLoRA"}
+        rows = [
+            [c for c, title in zip(row, head, strict=True) if title not in timed] for row in rows
+        ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -155,9 +163,10 @@ def _remarks(document: Mapping[str, Any], summary: Mapping[str, Mapping[str, Spr
     """Which variant is what, what QLoRA stands for, the base model's marks, what failed."""
     remarks = ["\n".join(f"- `{variant}`: {NOTES[variant]}" for variant in summary)]
     if best := reference(summary):
+        speed = best.get("tokens_per_second")
         remarks.append(
-            f"QLoRA stands for the better of its variants: `{best['peak_bytes']}` for the peak, "
-            f"`{best['tokens_per_second']}` for the speed."
+            f"QLoRA stands for the better of its variants: `{best['peak_bytes']}` for the peak"
+            + (f", `{speed}` for the speed." if speed else "; other work ran beside, so no times.")
         )
     if base := document["base"]:
         remarks.append(

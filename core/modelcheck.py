@@ -47,7 +47,9 @@ ENCODERS = {
     "xlm-roberta": "XLMRobertaModel",
 }
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
-TEMPLATE_SECONDS = 5.0
+# Long enough for a child process on a machine that is busy training; what loops is ended by the
+# processor time that the child allows itself.
+TEMPLATE_SECONDS = 60.0
 STARTER_TEMPLATE = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
     "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
@@ -437,9 +439,11 @@ def check_template(template: str, where: str) -> None:
             cwd=CHECKOUT,
             check=False,
         )
-        reason = "" if done.returncode == 0 else done.stderr.decode("utf-8", "replace")[-200:]
+        reason = done.stderr.decode("utf-8", "replace")[-200:]
+        if done.returncode < 0:  # a signal: the limit of processor time
+            reason = "it does not end"
     except subprocess.TimeoutExpired:
-        reason = f"it did not end within {TEMPLATE_SECONDS:.0f} seconds"
+        reason = "it does not end"
         done = None
     if done is None or done.returncode != 0:
         raise ModelError(

@@ -34,6 +34,7 @@ from transformers.utils import logging as transformers_logging
 
 from core.errors import ModelError, StudioError
 from core.modelcheck import STARTER_TEMPLATE, TensorEntry, safetensors_header, weight_files
+from core.process import apart
 
 _quiet: Any = transformers_logging.disable_progress_bar
 _quiet()  # ours are the only progress lines
@@ -72,8 +73,10 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
         ModelError: if it cannot be read.
     """
     with _said(path, "tokenizer.json"):
-        loaded: Any = AutoTokenizer.from_pretrained(
-            path, local_files_only=True, trust_remote_code=False
+        loaded: Any = apart(
+            lambda: AutoTokenizer.from_pretrained(
+                path, local_files_only=True, trust_remote_code=False
+            )
         )
     tokenizer: PreTrainedTokenizerFast = loaded
     if tokenizer.pad_token_id is None:

@@ -10,9 +10,14 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
+
+T = TypeVar("T")
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 RETURN_ABOVE = 1 << 17  # bytes; as core.runs.environment sets it at the start
@@ -49,6 +54,17 @@ def release() -> None:
             ctypes.CDLL("libc.so.6").malloc_trim(0)
         except (OSError, AttributeError):
             return
+
+
+def apart(work: Callable[[], T]) -> T:
+    """Run ``work`` in a thread of its own and return its result, or raise its error.
+
+    For work that makes and frees very many small things, as reading a large tokenizer does. glibc
+    gives each thread an arena; in that of the caller they would leave holes, which tensors then
+    lie in and which stay resident when these are freed.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(work).result()
 
 
 def keep_freed_memory(keep: bool) -> None:

@@ -1,4 +1,4 @@
-"""Child process: render an unknown chat template once, in a sandbox, with little memory.
+"""Child process: render an unknown chat template once, in a sandbox, with little memory and time.
 
 ``python -m core.template_probe < template``: exit code 0 if a short chat renders.
 """
@@ -17,6 +17,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MEMORY_BYTES = 2**30
+CPU_SECONDS = 5
 LARGEST_OUTPUT = 64 * 1024
 CHAT = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
 
@@ -32,12 +33,13 @@ class Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def limit_memory() -> None:
-    """Cap the address space where the system can (not on Windows)."""
+def limit_resources() -> None:
+    """Cap address space and processor time where the system can (not on Windows)."""
     if sys.platform != "win32":
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
 
 
 def environment() -> ImmutableSandboxedEnvironment:
@@ -61,7 +63,7 @@ def environment() -> ImmutableSandboxedEnvironment:
 def main() -> int:
     """Render the template on standard input; say on standard error why it is refused."""
     source = sys.stdin.buffer.read().decode("utf-8", "replace")
-    limit_memory()
+    limit_resources()
     try:
         template = environment().from_string(source)
         for turns, prompt in ((CHAT[:1], True), (CHAT, False)):

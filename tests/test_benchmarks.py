@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cost, datasets, peers, predictions
+from benchmarks import ablation, cost, datasets, our_process, peers, predictions
 from benchmarks.chart import Point, chart, frontier, ticks
 from benchmarks.settings import HALF, LEAST, OURS, OWN, UNIFORM, UNLIMITED, VARIANTS, Job
 from benchmarks.summary import Difference, compared, differences, summary_markdown
@@ -580,3 +580,37 @@ def test_ours_and_a_peer_train_the_same_two_steps(tiny, tmp_path):
     assert all(abs(r["nll"] - base) < 0.2 * base for r in found.values())
     for written in (tmp_path / "results").iterdir():
         assert str(Path(tmp_path)) not in written.read_text("utf-8")
+
+
+# --- ablation -------------------------------------------------------------------------------------
+
+
+def part(name, seed, nll, **values):
+    plan = {"average_bits": 4.0, "average_rank": 8.0}
+    told = {"part": name, "seed": seed, "nll": nll, "start_nll": nll, "peak_bytes": 7e8}
+    return {**told, "plan": plan, **values}
+
+
+def test_a_part_is_compared_with_the_whole_of_the_same_seed():
+    rows = [part("whole", 0, 1.0), part("whole", 1, 2.0), part("start", 1, 2.5)]
+    rows.append({"part": "start", "seed": 0, "error": "exit code 1: no"})
+    assert ablation.differences(rows, "start", "nll") == [0.5]
+    text = ablation.as_markdown({"rows": rows, "settings": {"steps": 3}, "machine": {"cores": 2}})
+    assert "| +0.500 |" in text
+    assert "start, seed 0 failed: exit code 1: no" in text
+
+
+def test_every_part_changes_the_setting_that_it_names(tmp_path):
+    options = ablation.parse(["--budget", "640MB"])
+    whole = our_process.run_config(
+        ablation.make_job(ablation.WHOLE, 0, options, tmp_path, tmp_path)
+    )
+    assert whole.budget_bytes == 640_000_000
+    for each in ablation.PARTS:
+        job = ablation.make_job(each, 0, options, tmp_path, tmp_path)
+        tree, plain = our_process.run_config(job).to_json(), whole.to_json()
+        for name, value in each.changes.items():
+            group, _, setting = name.partition(".")
+            assert plain[group][setting] != value
+            plain[group][setting] = value
+        assert tree == plain

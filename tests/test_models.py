@@ -256,6 +256,14 @@ def test_a_template_that_writes_without_end_is_refused(folder: Path) -> None:
         models.resolve(str(folder))
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit of processor time")
+def test_a_template_that_computes_without_end_is_refused(folder: Path) -> None:
+    loop = "{% for a in range(9**5) %}{% for b in range(9**5) %}{% endfor %}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(loop, "utf-8")
+    with pytest.raises(ModelError, match="does not end"):
+        models.resolve(str(folder))
+
+
 # --- list, settings, hub ------------------------------------------------------------------------
 
 

@@ -111,6 +111,7 @@ def plan_for(
             action = f"Raise the budget to {minimum / MB:.0f} MB."
             raise does_not_fit(config.budget_bytes, minimum, action)
         _forget_old(folder.parent)
+        release()  # a tokenizer with many words takes far more while it is read than it keeps
         profile = measure(
             path,
             row,
