@@ -30,6 +30,8 @@ from core.setup.commands import Settings
 from core.setup.environment import VENV, child_environment, ensure_environment, say
 from core.setup.stamp import venv_python
 
+TEST_PROCESSES = "2"  # each holds about 2 GB; -n of a person comes later and counts
+
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line; what follows the verb is the verb's own."""
@@ -50,7 +52,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def final_command(options: argparse.Namespace, python: Path) -> "tuple[str, ...]":
     """Return what runs once the environment stands."""
     if options.verb == "test":
-        return (str(python), "-m", "pytest", "-m", "not slow and not gpu", *options.rest)
+        chosen = ("-m", "not slow and not gpu", "-n", TEST_PROCESSES)
+        return (str(python), "-m", "pytest", *chosen, *options.rest)
     if options.verb:
         return (str(python), "-m", "core.cli", options.verb, *options.rest)
     quiet = ("--no-browser",) if options.no_browser else ()

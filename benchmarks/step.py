@@ -84,7 +84,7 @@ def ours(path: Path, *, recompute: bool) -> Prepared:
     ids = torch.cat([r[0] for r in rows])
     labels = torch.cat([torch.cat([r[1][:1] * 0 - 100, r[1][1:]]) for r in rows])
     positions = torch.cat([torch.arange(n) for n in LENGTHS])
-    trained = [p for x in adapter_layers(model.model).values() for p in x.triplets]
+    trained = [p for x in adapter_layers(model.model).values() for p in x.trained]
 
     def step() -> Tensor:
         loss = model.loss(ids, positions, labels)

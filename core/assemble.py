@@ -102,14 +102,9 @@ class LanguageModel:
 
         All models of ``transformers`` take a mask of this shape as it is.
         """
-        restarts = positions[1:][positions[1:] != positions[:-1] + 1]
-        shared = int(restarts[0]) if len(restarts) else 0
-        if shared == 0:
+        if not shared_of(positions):
             return None
-        order = torch.arange(len(positions), device=positions.device)
-        example = (positions == shared).cumsum(0)  # 0: the beginning
-        sees = (example[:, None] == example) | (example == 0)
-        sees &= order[:, None] >= order
+        sees = seen(positions)
         if self.model.config._attn_implementation == "sdpa":
             return sees[None, None]
         least = torch.finfo(self.dtype).min
@@ -209,6 +204,20 @@ def skeleton(path: Path, blocks: int | None = None) -> Any:
     return model.eval()
 
 
+def shared_of(positions: Tensor) -> int:
+    """Tokens p that all examples of a packed row begin with, from its positions (T,)."""
+    restarts = positions[1:][positions[1:] != positions[:-1] + 1]
+    return int(restarts[0]) if len(restarts) else 0
+
+
+def seen(positions: Tensor) -> Tensor:
+    """Who sees whom (T, T) in a packed row with positions (T,): a query a row, a key a column."""
+    order = torch.arange(len(positions), device=positions.device)
+    example = (positions == shared_of(positions)).cumsum(0)  # 0: the beginning
+    sees = (example[:, None] == example) | (example == 0)
+    return sees & (order[:, None] >= order)
+
+
 def shifted(labels: Tensor) -> Tensor:
     """Targets (T,): row t predicts label t+1; -100 at the end."""
     return torch.cat([labels[1:], labels.new_full((1,), -100)])
@@ -282,7 +291,7 @@ def assemble(
         put(model, name, store(name, read, bias, transposed))
         on_linear(k + 1, len(targets))
     head, head_bias = _place_embeddings(model, weights, table, parts.tied, (device, dtype))
-    _materialise_rest(model, weights, device, dtype)
+    materialise_rest(model, weights, device, dtype)
     model.eval()
     built = LanguageModel(
         model,
@@ -364,10 +373,10 @@ def table_of(
     return whole
 
 
-def _materialise_rest(
+def materialise_rest(
     model: nn.Module, weights: Tensors, device: torch.device, dtype: torch.dtype
 ) -> None:
-    """Read norms, biases and position tables; move computed buffers to the device."""
+    """Read what is still empty (norms, biases, tables); move computed buffers to the device."""
     for name, parameter in list(model.named_parameters()):
         if parameter.is_meta:
             parent, _, child = name.rpartition(".")

@@ -23,7 +23,7 @@ from core.modelcheck import is_shape
 from core.runs.attached import prepare_folder, run_attached
 from core.runs.explain import error_document, explain
 from core.runs.service import Service, ServiceError
-from core.runs.terminal import MB, Screen, print_document
+from core.runs.terminal import MB, Screen, marks_line, print_document
 
 Document = dict[str, Any]
 Outcome = tuple[int, Document]
@@ -66,11 +66,15 @@ def build_parser() -> argparse.ArgumentParser:
     train_parser = _add(verbs, "train", train, "plan, train and mark the quiz")
     _add_settings(train_parser)
     train_parser.add_argument("--out", required=True, metavar="DIR", help="folder of the run")
+    distill_parser = _add(verbs, "distill", distill, "make a model smaller: its student learns")
+    _add_settings(distill_parser)
+    distill_parser.add_argument("--out", required=True, metavar="DIR", help="folder of the run")
     resume_parser = _add(verbs, "resume", resume, "go on from the newest whole checkpoint")
     resume_parser.add_argument("folder", metavar="DIR", help="folder of the run")
     _add_evaluate(_add(verbs, "evaluate", evaluate, "the quiz on all examples of a file"))
     _add_chat(_add(verbs, "chat", chat, "one answer, streamed"))
     _add_export(_add(verbs, "export", export, "write a tuned model for others, and check it"))
+    _add_pairs(_add(verbs, "pairs", pairs, "ask a model that compares questions (method pairs)"))
     return parser
 
 
@@ -91,6 +95,23 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="the class file")
+    parser.add_argument(
+        "--pairs", action="store_true", help="read it as pairs of questions with a label"
+    )
+    _add_reading(parser)
+    parser.add_argument("--sheet", default="", help="sheet of a workbook")
+    parser.add_argument("--encoding", default="", help="text encoding; empty: recognised")
+
+
+def _add_pairs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR", help="folder of a run of the method pairs")
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument(
+        "--ask", nargs=2, metavar=("FIRST", "SECOND"), help="do these two questions mean the same?"
+    )
+    asked.add_argument(
+        "--duplicates", metavar="FILE", help="a class file: which questions were asked before?"
+    )
     _add_reading(parser)
     parser.add_argument("--sheet", default="", help="sheet of a workbook")
     parser.add_argument("--encoding", default="", help="text encoding; empty: recognised")
@@ -202,9 +223,9 @@ def configure(options: argparse.Namespace) -> RunConfig:
     if not tree.get("data", {}).get("path"):
         raise ConfigError("No class file is given.", action="Add --data FILE.", code="cli.data")
     tree["data"]["path"] = str(_existing(tree["data"]["path"]))
-    model = Path(tree.get("model", RunConfig().model)).expanduser()
-    if model.exists() and len(model.parts) > 1:
-        tree["model"] = str(model.resolve())
+    tree["model"] = _model_name(tree.get("model", RunConfig().model))
+    if student := tree.get("distill", {}).get("student"):
+        tree["distill"]["student"] = _model_name(student)
     return RunConfig.from_json(tree)
 
 
@@ -282,12 +303,25 @@ def data(options: argparse.Namespace, screen: Screen) -> Outcome:
     from core.data.ingest import read_isolated
 
     path = _existing(options.file)
+    if options.pairs:
+        return _pair_data(path, options, screen)
     mapped = options.map or {}
     result = read_isolated(path, sheet=options.sheet, encoding=options.encoding, **mapped)
     screen.say(f"{path.name}: {result.format}, {len(result.examples)} examples")
     for problem in result.problems:
         screen.say(f"{problem.severity}: {problem.sentence()}")
     return 0, result.to_json()
+
+
+def _pair_data(path: Path, options: argparse.Namespace, screen: Screen) -> Outcome:
+    from core.data.pairs import read_pairs
+
+    found = read_pairs(path, sheet=options.sheet, encoding=options.encoding)
+    same = sum(pair.same for pair in found.pairs)
+    screen.say(f"{path.name}: {found.format}, {len(found.pairs)} pairs, {same} of them the same")
+    for problem in found.problems:
+        screen.say(f"{problem.severity}: {problem.sentence()}")
+    return 0, found.to_json()
 
 
 # Verbs with a model
@@ -321,6 +355,26 @@ def train(options: argparse.Namespace, screen: Screen) -> Outcome:
     return _work(folder, screen)
 
 
+def distill(options: argparse.Namespace, screen: Screen) -> Outcome:
+    """Train a smaller student of a model: ``train --method distill`` under a name of its own."""
+    options.method = "distill"
+    code, document = train(options, screen)
+    if code == 0:
+        screen.say(_before_and_after(document))
+    return code, document
+
+
+def _before_and_after(result: Document) -> str:
+    """Size, speed and perplexity of teacher and student in a line."""
+    parts = []
+    for who, which in (("teacher", "base"), ("student", "tuned")):
+        marks = result["quiz"].get(which, {})
+        speed = f", {marks['tokens_per_second']:.0f} tokens/s" if marks else ""
+        perplexity = f", perplexity {marks['perplexity']:.2f}" if marks else ""
+        parts.append(f"{who}: {result['sizes'][who]['bytes'] / MB:.0f} MB{speed}{perplexity}")
+    return "; ".join(parts)
+
+
 def resume(options: argparse.Namespace, screen: Screen) -> Outcome:
     """Go on with a run."""
     return _work(_run_folder(options.folder), screen)
@@ -347,6 +401,9 @@ def evaluate(options: argparse.Namespace, screen: Screen) -> Outcome:
         questions=options.questions,
         max_new_tokens=options.max_new_tokens,
     )
+    if marks.get("task") == "pairs":
+        screen.say(f"{marks['examples']} pairs: {marks_line(marks)}")
+        return 0, marks
     screen.say(
         f"{marks['examples']} examples, perplexity {marks['perplexity']:.2f}, "
         f"ROUGE-L {marks['rouge_l']:.3f}"
@@ -381,6 +438,24 @@ def export(options: argparse.Namespace, screen: Screen) -> Outcome:
     if checked["prompts"]:
         screen.say(f"{checked['equal']} of {checked['prompts']} answers equal the studio's")
     return 0, made
+
+
+def pairs(options: argparse.Namespace, screen: Screen) -> Outcome:
+    """Compare two questions, or find the questions of a class that were asked before."""
+    run = str(_run_folder(options.folder))
+    if options.ask:
+        first, second = options.ask
+        said = _serve(screen, "same", run=run, first=first, second=second)
+        word = "the same question" if said["same"] else "different questions"
+        screen.say(f"{word}: {said['probability']:.3f} (from {said['threshold']:.3f} the same)")
+        return 0, said
+    reading = {"path": str(_existing(options.duplicates)), **(options.map or {})}
+    reading |= {"sheet": options.sheet, "encoding": options.encoding}
+    found = _serve(screen, "duplicates", run=run, data=reading)
+    for group in found["groups"]:
+        screen.say("\n  = ".join(f"{asked['where']}: {asked['text']}" for asked in group))
+    screen.say(f"{len(found['groups'])} groups among {found['questions']} questions")
+    return 0, found
 
 
 def _model(options: argparse.Namespace) -> Document:

@@ -99,6 +99,39 @@ class AdapterConfig:
         choices=("error", "zero"),
     )
     dynamic: bool = _help(True, "Let ranks move while training (mask, revive, compact)")
+    parametrisation: str = _help(
+        "triplets",
+        "What trains: triplets (U, s, V of a low rank) or svd (singular values and row scales of"
+        " the weight itself; set by method svd)",
+        choices=("triplets", "svd"),
+    )
+    directions: int = _help(
+        256, "Singular directions of a weight whose values train (svd)", "", low=1, high=4096
+    )
+    diagonal: str = _help(
+        "log",
+        "How singular values change (svd): log (times e^d, always positive) or additive (plus d)",
+        choices=("log", "additive"),
+    )
+
+
+# What may train the adapter (core/train/optimizers.py) and how its rate runs (core/train/rules.py).
+OPTIMIZERS = (
+    "adamw",
+    "adam",
+    "sgd",
+    "momentum",
+    "adagrad",
+    "rmsprop",
+    "lion",
+    "schedulefree",
+    "prodigy",
+    "eduadapt",
+)
+DIRECTIONS = ("off", "anchor", "trajectory")
+SWITCH = ("auto", "on", "off")
+# Settings of training that a method with an optimizer of its own does not follow.
+FOR_ADAPTERS = ("optimizer", "clip", "cautious", "recover", "balanced_decay", "direction")
 
 
 @dataclass(frozen=True)
@@ -109,9 +142,71 @@ class TrainConfig:
     epochs: float = _help(
         1.0, "Passes over the class data; small classes get more, for 12 steps", "passes", low=0
     )
-    lr: float = _help(1e-3, "Peak learning rate", "", low=1e-6, high=1.0)
+    lr: float = _help(
+        1e-3,
+        "Peak learning rate, on the scale of AdamW; others take a multiple",
+        low=1e-6,
+        high=1.0,
+    )
+    diagonal_lr: float = _help(
+        5e-3,
+        "Peak learning rate of the singular values (svd), on the same scale",
+        low=1e-6,
+        high=1.0,
+    )
     warmup: float = _help(0.06, "Part of the steps in which the rate rises", "share")
-    weight_decay: float = _help(0.0, "Decoupled weight decay of the adapter", "")
+    weight_decay: float = _help(
+        0.0, "Weight decay of the adapter, in the form that its optimizer was published with"
+    )
+    optimizer: str = _help("adamw", "What makes a step of a gradient", choices=OPTIMIZERS)
+    schedule: str = _help(
+        "auto",
+        "After the warm-up: cosine (to a tenth), late (a tenth, falling from 30 % of the steps on)"
+        " or constant; auto: as the optimizer is meant to be used",
+        choices=("auto", "cosine", "late", "constant"),
+    )
+    clip: str = _help(
+        "auto",
+        "Largest gradient norm: fixed (train.grad_clip) or adaptive (from the norms seen so far);"
+        " auto: adaptive with eduadapt",
+        choices=("auto", "fixed", "adaptive"),
+    )
+    cautious: str = _help(
+        "auto",
+        "Drop the parts of a step that go against the gradient (adamw, eduadapt);"
+        " auto: with eduadapt",
+        choices=SWITCH,
+    )
+    plateau: str = _help(
+        "auto",
+        "Halve the rate after three looks at the quiz loss without a gain of 0.1 %;"
+        " auto: with eduadapt",
+        choices=SWITCH,
+    )
+    recover: str = _help(
+        "auto",
+        "After three steps in a row without finite gradients go back to the last checkpoint, at"
+        " half the rate, instead of ending; auto: with eduadapt",
+        choices=SWITCH,
+    )
+    balanced_decay: str = _help(
+        "auto",
+        "Decay the factors so that decay and step are in the same ratio in all kinds of layers;"
+        " auto: with eduadapt",
+        choices=SWITCH,
+    )
+    decay_ratio: float = _help(
+        0.02, "Of balanced decay: decay divided by step", "ratio", low=0.0, high=1.0
+    )
+    direction: str = _help(
+        "off",
+        "Penalty on the attention weights' direction: anchor (turning away from the start),"
+        " trajectory (turning back on the way learned so far) or off",
+        choices=DIRECTIONS,
+    )
+    direction_share: float = _help(
+        0.1, "Largest gradient of that penalty beside that of the loss", "ratio", low=0.0, high=1.0
+    )
     tokens_per_step: int = _help(512, "Tokens of one optimizer step", "tokens", low=32)
     max_length: int = _help(512, "Longest example; longer answers are cut", "tokens", low=32)
     grad_clip: float = _help(1.0, "Largest gradient norm", "", low=0)
@@ -129,6 +224,11 @@ class TrainConfig:
     stop_early: bool = _help(True, "Keep the best checkpoint when the quiz loss rises")
     seed: int = _help(0, "Seed of everything random", "", low=0)
 
+    def uses(self, part: str) -> bool:
+        """Whether a switch is on: ``auto`` means that it belongs to the optimizer ``eduadapt``."""
+        value = getattr(self, part)
+        return value in ("on", "adaptive") or (value == "auto" and self.optimizer == "eduadapt")
+
 
 @dataclass(frozen=True)
 class QuizConfig:
@@ -137,6 +237,116 @@ class QuizConfig:
     generate: bool = _help(True, "Let both models write answers (ROUGE, BLEU, exact match)")
     max_new_tokens: int = _help(64, "Longest answer in the quiz", "tokens", low=1)
     questions: int = _help(24, "Questions answered in writing", "questions", low=0)
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """A smaller student that learns from the model of the run, its teacher (method distill)."""
+
+    student: str = _help(
+        "layers",
+        "What the student begins as: layers (every k-th layer of the teacher), quantized (the same"
+        " model in fewer bits), or the id or folder of a smaller model with the same tokenizer",
+    )
+    every: int = _help(2, "Of the teacher's layers keep every so-many-th, and the first", low=2)
+    training: str = _help(
+        "auto",
+        "full (all weights of the student train), adapter (its weights are stored in few bits and"
+        " an adapter trains) or auto (adapter for a quantized student, full for others)",
+        choices=("auto", "full", "adapter"),
+    )
+    student_lr: float = _help(
+        3e-4, "Peak learning rate of a student that is trained in full", low=1e-7, high=1.0
+    )
+    answer_weight: float = _help(0.3, "Weight of the class's own answers (cross-entropy)", low=0)
+    output_weight: float = _help(0.5, "Weight of the teacher's probabilities", low=0)
+    feature_weight: float = _help(0.1, "Weight of the teacher's hidden states", low=0)
+    attention_weight: float = _help(0.1, "Weight of the teacher's attention relations", low=0)
+    soft_temperature: float = _help(
+        2.0, "Softening of both models' probabilities", low=0.1, high=20.0
+    )
+    jsd_beta: float = _help(
+        0.0,
+        "Generalised Jensen-Shannon divergence: 0 is KL(teacher, student), 1 the reverse",
+        low=0.0,
+        high=1.0,
+    )
+    layer_map: str = _help(
+        "rounding",
+        "Layers that are compared: rounding (in proportion) or cka (the monotone map of the most"
+        " similar ones, measured on the class's text)",
+        choices=("rounding", "cka"),
+    )
+    relation_heads: int = _help(
+        12, "Heads into which queries, keys and values are split to be compared", low=1, high=128
+    )
+    fade: float = _help(
+        0.3,
+        "Last part of the steps, in which features and relations fade",
+        "share",
+        low=0,
+        high=1,
+    )
+    own_share: float = _help(
+        0.25,
+        "Part of the steps in which the student's own answers count",
+        "share",
+        low=0,
+        high=1,
+    )
+    own_from: float = _help(
+        0.3, "Part of the steps before the student's own answers begin", "share", low=0, high=1
+    )
+    own_tokens: int = _help(48, "Longest answer of the student's own in training", "tokens", low=1)
+    cache_top: int = _help(
+        64,
+        "Likeliest tokens of the teacher kept on disk for each answer token, the others as one; 0:"
+        " the teacher answers anew in every step",
+        "tokens",
+        low=0,
+        high=4096,
+    )
+
+
+@dataclass(frozen=True)
+class PairsConfig:
+    """Telling whether two questions mean the same (method ``pairs``)."""
+
+    first: str = _help("", "Column with the one question of a pair; empty: recognised")
+    second: str = _help("", "Column with the other question; empty: recognised")
+    label: str = _help("", "Column that says whether they mean the same; empty: recognised")
+    pair_split: str = _help(
+        "clusters",
+        "clusters (no question of the training occurs in the test) or random",
+        choices=("clusters", "random"),
+    )
+    calibration_share: float = _help(
+        0.15, "Part of the pairs on which the threshold is chosen", "share", low=0.02, high=0.4
+    )
+    test_share: float = _help(
+        0.2, "Part of the pairs that is only marked", "share", low=0.02, high=0.5
+    )
+    alpha: float = _help(16.0, "Scale of the adapter before it is divided by its rank", "", low=0)
+    scaling: str = _help(
+        "rank-stabilised",
+        "rank-stabilised (alpha / square root of the rank) or plain (alpha / rank)",
+        choices=("rank-stabilised", "plain"),
+    )
+    rate_ratio: float = _help(
+        16.0, "The rate of V is the learning rate divided by this; U and head have it whole",
+        "", low=1, high=1000,
+    )  # fmt: skip
+    gradient_start: bool = _help(
+        True, "V starts along the task's gradient instead of at random; U starts at zero"
+    )
+    magnitude: bool = _help(False, "Train a magnitude for every output as well (DoRA)")
+    dropout: float = _help(
+        0.05, "Inputs of the adapter left out in training", "share", low=0, high=0.9
+    )
+    r_drop: float = _help(
+        0.5, "Weight of the agreement of two passes with other dropout; 0: one pass", "", low=0
+    )
+    class_weights: bool = _help(True, "The rarer label counts as much as the other")
 
 
 @dataclass(frozen=True)
@@ -156,7 +366,9 @@ class RunConfig:
     quant: QuantConfig = field(default_factory=QuantConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     quiz: QuizConfig = field(default_factory=QuizConfig)
+    pairs: PairsConfig = field(default_factory=PairsConfig)
 
     def to_json(self) -> dict[str, Any]:
         """Return the tree as plain dictionaries."""

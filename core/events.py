@@ -128,6 +128,55 @@ class StepDone(Event):
 
 
 @dataclass(frozen=True)
+class OptimizerActed(Event):
+    """What the parts of a step did beside the optimizer's own rule.
+
+    ``norm`` is the gradient's norm and ``clip`` the factor that it was cut by; ``cautious`` the
+    share of numbers that moved (1: all); ``decay`` the decay of a step divided by its rate, by kind
+    of layer.
+    """
+
+    kind: ClassVar[str] = "optim"
+    step: int
+    norm: float
+    clip: float
+    cautious: float
+    decay: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TermsAdded(Event):
+    """Terms of the objective beside the loss, by name.
+
+    Each with its ``value``, its ``weight`` and the ``share`` that its gradient has of the loss's.
+    """
+
+    kind: ClassVar[str] = "penalties"
+    step: int
+    terms: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class WentBack(Event):
+    """Steps had no finite gradients: the run went back to an earlier step, at half the rate."""
+
+    kind: ClassVar[str] = "rollback"
+    step: int
+    to_step: int
+
+
+@dataclass(frozen=True)
+class TermsMeasured(Event):
+    """The terms of a step's loss by name: plain values, what each is divided by, its weight."""
+
+    kind: ClassVar[str] = "terms"
+    step: int
+    values: dict[str, float]
+    scales: dict[str, float]
+    weights: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Evaluated(Event):
     """Held-out loss at a step (nats per answer token); ``which`` is ``base`` or ``tuned``."""
 
@@ -135,6 +184,19 @@ class Evaluated(Event):
     step: int
     nll: float
     which: str = "tuned"
+
+
+@dataclass(frozen=True)
+class PairsMarked(Event):
+    """Marks of a pair model at a step; ``marks`` as :func:`core.evaluate.binary.marks` gives them.
+
+    ``slice`` is ``calibration`` (while training; the threshold is chosen on it) or ``test``.
+    """
+
+    kind: ClassVar[str] = "pairs"
+    step: int
+    slice: str
+    marks: dict[str, Any]
 
 
 @dataclass(frozen=True)

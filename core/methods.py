@@ -69,6 +69,60 @@ METHODS: tuple[Method, ...] = (
             ("adapter.start", "zero"),
         ),
     ),
+    Method(
+        "direction",
+        "Direction penalty (anchor) and balanced decay: attention keeps its directions",
+        "inspired by an abstract (fx361.cc 2024/0922/24691191); our interpretation",
+        ("budget", "mixed bits", "dynamic ranks", "resume", "merged", "peft"),
+        ("class data",),
+        (("train.direction", "anchor"), ("train.balanced_decay", "on")),
+    ),
+    Method(
+        "trajectory",
+        "Direction penalty (trajectory) and balanced decay: no turning back on the way",
+        "inspired by an abstract (fx361.cc 2024/0922/24691191); our interpretation",
+        ("budget", "mixed bits", "dynamic ranks", "resume", "merged", "peft"),
+        ("class data",),
+        (("train.direction", "trajectory"), ("train.balanced_decay", "on")),
+    ),
+    Method(
+        "eduadapt",
+        "EduAdapt: a cautious AdamW with adaptive clip, late decay of the rate, balanced decay",
+        "inspired by arXiv 2412.04718 (abstract); our interpretation",
+        ("budget", "mixed bits", "dynamic ranks", "resume", "merged", "peft"),
+        ("class data",),
+        (("train.optimizer", "eduadapt"),),
+    ),
+    Method(
+        "svd",
+        "SVD adaptation: only singular values and a scale for each row train",
+        "after an abstract (c-s-a.org.cn 9731) and OSoRA, arXiv 2505.14350; our interpretation",
+        ("budget", "mixed bits", "resume", "merged", "peft"),
+        ("class data",),
+        (
+            ("adapter.parametrisation", "svd"),
+            ("adapter.uniform", True),
+            ("adapter.dynamic", False),
+            ("adapter.start", "zero"),
+        ),
+    ),
+    Method(
+        "pairs",
+        "Same question? Improved LoRA with a head that compares two questions",
+        "after the improved LoRA for question pairs (arXiv 2412.18729, abstract), rsLoRA"
+        " 2312.03732, LoRA+ 2402.12354, LoRA-GA 2407.05000, DoRA 2402.09353, R-Drop 2106.14448;"
+        " our interpretation",
+        ("decoders", "encoders", "dynamic ranks", "resume", "merged", "duplicates"),
+        ("pairs of questions with a label", "no budget: memory is measured, not planned"),
+        (("adapter.uniform", True),),
+    ),
+    Method(
+        "distill",
+        "Distillation with feature alignment: a smaller student learns from the model",
+        "after arXiv 2412.19449 (abstract), MiniLMv2 and GKD; our interpretation",
+        ("resume", "merged", "peft of a quantized student", "mixed bits of a quantized student"),
+        ("class data", "memory for teacher and student", "a student with the teacher's tokenizer"),
+    ),
 )
 
 
@@ -93,9 +147,46 @@ def composed(config: RunConfig) -> RunConfig:
     """The configuration with what its method fixes filled in.
 
     Raises:
-        ConfigError: for an unknown method.
+        ConfigError: for an unknown method, or one that cannot do what the settings ask.
     """
     for dotted, value in method(config.method).settings:
         group, _, name = dotted.partition(".")
         config = replace(config, **{group: replace(getattr(config, group), **{name: value})})
+    if config.adapter.parametrisation == "svd":
+        return _of_singular_values(config)
     return config
+
+
+def _of_singular_values(config: RunConfig) -> RunConfig:
+    """The configuration where singular values train, for which some settings make no sense.
+
+    Raises:
+        ConfigError: for those.
+    """
+    train = config.train
+    if config.method != "svd":
+        raise ConfigError(
+            f"Method {config.method} trains low-rank triplets, not singular values.",
+            where="adapter.parametrisation",
+            action="Choose method svd.",
+            code="config.parametrisation",
+        )
+    for part, asked in (("direction", train.direction), ("balanced_decay", train.balanced_decay)):
+        if asked not in ("off", "auto"):
+            raise ConfigError(
+                "Penalties on directions and balanced decay work on low-rank factors, and method"
+                " svd trains none.",
+                where=f"train.{part}",
+                action="Leave it off, or choose another method.",
+                code="config.svd_factors",
+            )
+    if train.optimizer == "prodigy" and train.diagonal_lr != train.lr:
+        raise ConfigError(
+            "Prodigy finds one rate for all that trains, and method svd has two.",
+            where="train.diagonal_lr",
+            action="Set both rates to the same value, or choose another optimizer.",
+            code="config.svd_prodigy",
+        )
+    if train.uses("balanced_decay"):  # with eduadapt, whose other parts work here too
+        train = replace(train, balanced_decay="off")
+    return replace(config, train=train)

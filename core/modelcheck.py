@@ -39,6 +39,13 @@ FAMILIES = {
     "qwen3": "Qwen3ForCausalLM",
     "smollm3": "SmolLM3ForCausalLM",
 }
+# These read a text and write none: they serve where texts are compared (core.pairs).
+ENCODERS = {
+    "bert": "BertModel",
+    "distilbert": "DistilBertModel",
+    "roberta": "RobertaModel",
+    "xlm-roberta": "XLMRobertaModel",
+}
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 # Long enough for a child process on a machine that is busy training; what loops is ended by the
 # processor time that the child allows itself.
@@ -608,11 +615,11 @@ def check_folder(folder: Path) -> dict[str, Any]:
     """
     config = check_json(folder / "config.json")
     family = config.get("model_type")
-    if family not in FAMILIES:
+    if family not in FAMILIES and family not in ENCODERS:
         raise ModelError(
             f"Models of the family {str(family)[:40]!r} are not supported.",
             where=folder.name,
-            action=f"Supported: {', '.join(FAMILIES)}.",
+            action=f"Supported: {', '.join([*FAMILIES, *ENCODERS])}.",
             code="model.unsupported",
         )
     for name in _JSON_FILES[1:]:

@@ -31,6 +31,7 @@ from core import home
 from core.errors import ModelError, StudioError
 from core.manifest import check_manifest, whole_folder, write_manifest
 from core.modelcheck import (
+    ENCODERS,
     FAMILIES,
     check_finite,
     check_folder,
@@ -82,6 +83,11 @@ class ModelInfo:
     ready: bool = False
     problem: str = ""
     note: str = ""
+
+    @property
+    def writes(self) -> bool:
+        """Whether it writes text; an encoder only reads it (method ``pairs``)."""
+        return self.architecture not in ENCODERS.values()
 
     def to_json(self) -> dict[str, Any]:
         """Return a plain dictionary (for ``models --json``)."""
@@ -186,7 +192,9 @@ def resolve(id_or_path: str) -> ModelInfo:
     )
 
 
-def ensure_local(info: ModelInfo, progress: Progress | None = None) -> Path:
+def ensure_local(
+    info: ModelInfo, progress: Progress | None = None, *, encoder: bool = False
+) -> Path:
     """Return the checked local folder of a model, converting or downloading it if needed.
 
     Every byte is checked once after a file changed: checksums where the folder has a manifest,
@@ -195,9 +203,11 @@ def ensure_local(info: ModelInfo, progress: Progress | None = None) -> Path:
     Args:
         info: from :func:`resolve` or :func:`list_models`.
         progress: called with a share 0..1 and a short text.
+        encoder: whether a model that only reads will do.
 
     Raises:
-        ModelError: if the model is damaged, unsafe or cannot be fetched.
+        ModelError: if the model is damaged, unsafe or cannot be fetched, or writes no text where
+            that is needed.
     """
     say = progress or (lambda share, text: None)
     _usable(info)
@@ -215,7 +225,13 @@ def ensure_local(info: ModelInfo, progress: Progress | None = None) -> Path:
         _child(["-m", "core.models", "download", info.id, str(folder)], say, online=True)
     else:
         folder = Path(info.path)
-    check_folder(folder)
+    if check_folder(folder)["model_type"] in ENCODERS and not encoder:
+        raise ModelError(
+            "This model reads texts and writes none, so it cannot answer questions.",
+            where=info.id,
+            action="Use it for the task Same question? (method pairs), or choose another model.",
+            code="model.encoder",
+        )
     _check_contents(folder)
     return folder
 
@@ -274,7 +290,7 @@ def _local(folder: Path) -> ModelInfo:
         source=str(manifest.get("source") or "local"),
         path=str(folder),
         parameters=_parameters(folder),
-        architecture=FAMILIES[config["model_type"]],
+        architecture={**FAMILIES, **ENCODERS}[config["model_type"]],
         licence=str(manifest.get("licence") or _licence(folder)),
         ready=True,
         note=str(manifest.get("note") or ""),

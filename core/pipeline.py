@@ -30,7 +30,10 @@ from core.data.packing import Schedule, pack_rows, shared_beginning
 from core.data.split import Split, split
 from core.data.types import Example
 from core.device import device_of, peak_bytes, release, within_budget
-from core.errors import DataError, Stopped
+from core.distill import run as distillation
+from core.distill import students
+from core.distill.objective import Distiller
+from core.errors import ConfigError, DataError, Stopped
 from core.evaluate.generate import answer
 from core.evaluate.marks import mark_run
 from core.events import (
@@ -46,25 +49,23 @@ from core.events import (
     RanksChanged,
     SampleAnswer,
 )
+from core.objectives.direction import make_terms
+from core.pairs import run as pairs
 from core.plan.memory import probe
 from core.plan.planning import Planned as Found
 from core.plan.planning import calibration_row, does_not_fit, plan_for
 from core.plan.rounding import round_linears, task_gate
 from core.plan.types import LinearPlan, Plan
-from core.train import checkpoint
+from core.train import checkpoint, optimizers
 from core.train.ledger import Ledger
-from core.train.loop import (
-    Progress,
-    Trainer,
-    make_optimizer,
-    optimizer_tensors,
-    restore_optimizer,
-)
+from core.train.loop import Progress, Trainer
 from core.train.ranks import RankController
 from core.train.requantize import Requantizer
+from core.train.rules import AdaptiveClip, BalancedDecay
 from core.whole import write_whole
 
 ShouldStop = Callable[[], str]
+PAIRS = "pairs"  # the method with a task of its own
 LEAST_STEPS = 12  # unless a number is asked for: fewer hardly move the adapter
 PROBE_TOKENS = 128  # learned tokens of the examples on which changes of bits are judged
 SAMPLE_SHARE = 0.06  # of the training time may go into sample answers
@@ -75,7 +76,8 @@ SAMPLE_TOKENS = 40
 class Lesson:
     """The class as the model sees it: encoded examples of both sides and what encodes them.
 
-    ``shared``: tokens with which all training examples begin and which a row holds once.
+    ``shared``: tokens with which all training examples begin and which a row holds once;
+    ``examples``: those of ``train``, in its order.
     """
 
     path: Path
@@ -85,6 +87,7 @@ class Lesson:
     quiz: list[Encoded]
     split: Split
     shared: int
+    examples: list[Example]
 
 
 def plan_run(config: RunConfig, emit: Emit) -> Plan:
@@ -94,7 +97,16 @@ def plan_run(config: RunConfig, emit: Emit) -> Plan:
         StudioError: if model, data or settings cannot be used.
     """
     config = methods.composed(config)
+    if config.method == PAIRS:
+        raise ConfigError(
+            "Training on pairs of questions is not planned; it trains at once.",
+            where="method",
+            action="Start the training; its memory is measured in the first step.",
+            code="pairs.no_plan",
+        )
+    optimizers.check(config.train)
     with within_budget(device_of(config.device), config.budget_bytes):
+        config = _with_plan(config)
         lesson = _lesson(config, _read(config)[1], emit)
         return _found(config, lesson, emit).plan
 
@@ -106,7 +118,13 @@ def run(config: RunConfig, out: Path, emit: Emit, should_stop: ShouldStop) -> di
         StudioError: in the words a person reads; ``Stopped`` if the person stopped or paused it.
     """
     config = methods.composed(config)
+    if config.method == PAIRS:
+        optimizers.must_be_plain(config.train, "Method pairs")
+        return pairs.run(config, out, emit, should_stop)
     device_of(config.device)  # if there is no such device, say so before anything is written
+    optimizers.check(config.train)
+    if config.method == "distill":
+        config = students.completed(config)
     out.mkdir(parents=True, exist_ok=True)
     emit(PhaseChanged("data"))
     config.save(out / "config.json")
@@ -122,19 +140,43 @@ def resume(out: Path, emit: Emit, should_stop: ShouldStop) -> dict[str, Any]:
         StudioError: in the words a person reads.
     """
     config = RunConfig.load(out / "config.json")
+    if config.method == PAIRS:
+        return pairs.resume(out, emit, should_stop)
     with within_budget(device_of(config.device), config.budget_bytes):
         return _resume(out, config, emit, should_stop)
 
 
 def _resume(out: Path, config: RunConfig, emit: Emit, should_stop: ShouldStop) -> dict[str, Any]:
     started = time.monotonic()
-    if (out / "result.json").is_file() and (out / store.ADAPTER).is_dir():
+    finished = (out / store.ADAPTER).is_dir() or store.whole_model(out) is not None
+    if (out / "result.json").is_file() and finished:
         done: dict[str, Any] = json.loads((out / "result.json").read_text("utf-8"))
         return done
     seconds: dict[str, float] = {}
     torch.manual_seed(config.train.seed)
     with _clock(seconds, "prepare"):
-        lesson = _lesson(config, frozen.load_frozen(out / "data"), emit)
+        lesson = _lesson(config, frozen.load_frozen(out / "data"), emit, out)
+    trained = _trained_whole if _is_whole(config) else _trained
+    result = trained(out, config, lesson, seconds, emit, should_stop)
+    release()
+    with _clock(seconds, "quiz"):
+        quiz = _quiz(out, config, lesson, emit, should_stop)
+    if _is_whole(config):
+        distillation.forget_checkpoints(out)
+    seconds["total"] = time.monotonic() - started
+    emit(PhaseChanged("done", 1.0))
+    return {**result, "seconds": {k: round(v, 2) for k, v in seconds.items()}, "quiz": quiz}
+
+
+def _trained(
+    out: Path,
+    config: RunConfig,
+    lesson: Lesson,
+    seconds: dict[str, float],
+    emit: Emit,
+    should_stop: ShouldStop,
+) -> dict[str, Any]:
+    """Plan, train an adapter and keep it; what ``result.json`` says of that."""
     with _clock(seconds, "plan"):
         plan = _kept_plan(out, config, lesson, _stoppable(emit, should_stop))
     _go_on(should_stop)
@@ -144,32 +186,93 @@ def _resume(out: Path, config: RunConfig, emit: Emit, should_stop: ShouldStop) -
         emit(PhaseChanged("train"))
         if trainer.run(should_stop):
             raise Stopped("The run was stopped; it can be resumed.")
+        optimizers.settle(trainer.optimizer)
         trainer.optimizer.state.clear()
         workspace.forget()
         release()
         digest = _keep_best(out, config, trainer)
-    measured, trained = peak_bytes(trainer.model.device), trainer.progress
-    result = {
+    numbers = sum(x.trained_numbers for x in trainer.layers.values())
+    result = _figures(out, config, trainer, digest, numbers)
+    result["predicted_peak_bytes"] = plan.predicted_peak_bytes
+    if config.method == "distill":
+        result["sizes"] = distillation.sizes(out, config, 0)
+    return result
+
+
+def _trained_whole(
+    out: Path,
+    config: RunConfig,
+    lesson: Lesson,
+    seconds: dict[str, float],
+    emit: Emit,
+    should_stop: ShouldStop,
+) -> dict[str, Any]:
+    """Train all weights of a student and keep it; what ``result.json`` says of that."""
+    kept = out / "trained.json"
+    if kept.is_file() and store.whole_model(out) is not None:
+        known: dict[str, Any] = json.loads(kept.read_text("utf-8"))
+        return known
+    tell, sample = _stoppable(emit, should_stop), _Sampler(lesson, emit)
+    with _clock(seconds, "load"):
+        emit(PhaseChanged("load", 0.0))
+        trainer, found = distillation.whole_trainer(out, config, lesson, LEAST_STEPS, tell, sample)
+        distillation.begin(trainer, found)
+    trainer.emit = emit
+    with _clock(seconds, "train"):
+        emit(PhaseChanged("train"))
+        if trainer.run(should_stop):
+            raise Stopped("The run was stopped; it can be resumed.")
+        trainer.optimizer.state.clear()
+        found.close()
+        digest = distillation.keep_student(out, config, trainer, lesson.path)
+    numbers = sum(p.numel() for p in trainer.model.model.parameters())
+    result = _figures(out, config, trainer, digest, numbers)
+    result["sizes"] = distillation.sizes(out, config, numbers)
+    write_whole(kept, json.dumps(result))
+    return result
+
+
+def _figures(
+    out: Path, config: RunConfig, trainer: Trainer, digest: str, numbers: int
+) -> dict[str, Any]:
+    """What a finished training says of itself."""
+    trained = trainer.progress
+    return {
         "run": out.name,
         "status": "done",
         "steps": trained.step,
-        "predicted_peak_bytes": plan.predicted_peak_bytes,
-        "measured_peak_bytes": measured,
+        "predicted_peak_bytes": 0,
+        "measured_peak_bytes": peak_bytes(trainer.model.device),
         "budget_bytes": config.budget_bytes,
         "tokens_per_second": trained.tokens / max(1e-9, trained.seconds),
         "best_step": trained.best_step if trained.best_step > 0 else trained.step,
         "adapter_sha256": digest,
-        "trained_numbers": sum(
-            x.active_rank * (x.out_features + x.in_features + 1) for x in trainer.layers.values()
-        ),
+        "trained_numbers": numbers,
     }
-    del trainer
-    release()
-    with _clock(seconds, "quiz"):
-        quiz = _quiz(out, config, lesson, emit, should_stop)
-    seconds["total"] = time.monotonic() - started
-    emit(PhaseChanged("done", 1.0))
-    return {**result, "seconds": {k: round(v, 2) for k, v in seconds.items()}, "quiz": quiz}
+
+
+def _is_whole(config: RunConfig) -> bool:
+    """Whether all weights of the model train, so that there is neither plan nor adapter."""
+    return config.method == "distill" and students.is_whole(config)
+
+
+def _with_plan(config: RunConfig) -> RunConfig:
+    """Refuse to plan what has no plan, or none before its run has made its student.
+
+    Raises:
+        ConfigError: says which students have one.
+    """
+    if config.method != "distill":
+        return config
+    config = students.completed(config)
+    if students.is_whole(config) or config.distill.student == students.LAYERS:
+        raise ConfigError(
+            "This student has no plan: bits and ranks are planned for stored weights only.",
+            where="distill.student",
+            action="Train it without a plan, or choose the student quantized.",
+            code="distill.no_plan",
+        )
+    return config
 
 
 # --- data ----------------------------------------------------------------------------------------
@@ -189,14 +292,17 @@ def _read(config: RunConfig) -> tuple[tuple[Example, ...], Split]:
     return tuple(found.examples), sides
 
 
-def _lesson(config: RunConfig, sides: Split, emit: Emit) -> Lesson:
+def _lesson(config: RunConfig, sides: Split, emit: Emit, out: Path | None = None) -> Lesson:
     path = models.ensure_local(
         models.resolve(config.model), lambda share, text: emit(PhaseChanged("data", share, text))
     )
+    if config.method == "distill":
+        teacher, path = path, students.prepare(config, out or Path())
+        students.same_tokenizer(teacher, path, [*sides.train, *sides.quiz])
     tokenizer = modelload.load_tokenizer(path)
     chat = ChatFormat.of(tokenizer)
-    train = _encoded(chat, sides.train, config.train.max_length, emit)
-    quiz = _encoded(chat, sides.quiz, config.train.max_length, emit)
+    train, examples = _encoded(chat, sides.train, config.train.max_length, emit)
+    quiz, _ = _encoded(chat, sides.quiz, config.train.max_length, emit)
     answers = sum(label != -100 for e in train for label in e.labels)
     if not answers:
         raise DataError(
@@ -207,14 +313,15 @@ def _lesson(config: RunConfig, sides: Split, emit: Emit) -> Lesson:
         )
     tokens = sum(len(e.ids) for e in train)
     emit(DataFrozen(len(train), len(quiz), sides.sha256, tokens, answers))
-    return Lesson(path, tokenizer, chat, train, quiz, sides, _beginning(path, train))
+    shared = _beginning(path, train)
+    return Lesson(path, tokenizer, chat, train, quiz, sides, shared, examples)
 
 
 def _encoded(
     chat: ChatFormat, examples: tuple[Example, ...], longest: int, emit: Emit
-) -> list[Encoded]:
-    """Encode what fits; name what does not."""
-    kept, refused, cut = [], [], 0
+) -> tuple[list[Encoded], list[Example]]:
+    """Encode what fits, with the examples that did; name what does not."""
+    kept, fitting, refused, cut = [], [], [], 0
     for example in examples:
         try:
             one = chat.encode(example, longest)
@@ -222,12 +329,13 @@ def _encoded(
             refused.append(example.where)
             continue
         kept.append(one)
+        fitting.append(example)
         cut += bool(one.cut)
     if refused:
         emit(Note(f"Too long and left out: {', '.join(refused[:10])}.", "data.too_long"))
     if cut:
         emit(Note(f"{cut} answers are cut at {longest} tokens.", "data.cut"))
-    return kept
+    return kept, fitting
 
 
 def _beginning(path: Path, encoded: list[Encoded]) -> int:
@@ -274,6 +382,7 @@ def _kept_plan(out: Path, config: RunConfig, lesson: Lesson, emit: Emit) -> Plan
 def _start(out: Path, config: RunConfig, lesson: Lesson, found: Found, emit: Emit) -> None:
     """Round the weights as planned and write the model at step 0 beside its plan."""
     total = len(found.plan.linears)
+    bases = store.bases_of(config, found.plan)
     emit(PhaseChanged("load", 0.0))
 
     def rounded(linear: LinearPlan, done: int, of: int) -> None:
@@ -295,6 +404,7 @@ def _start(out: Path, config: RunConfig, lesson: Lesson, found: Found, emit: Emi
             group=config.quant.group,
             error_start=config.adapter.start == "error",
             embedding_bits=8 if found.tight else 16,
+            bases=bases,
             device=device_of(config.device),
             on_linear=rounded,
         )
@@ -305,10 +415,11 @@ def _start(out: Path, config: RunConfig, lesson: Lesson, found: Found, emit: Emi
             config.quant.group,
             candidate,
             gate=task_gate(found.plan, found.profile, error_start=config.adapter.start == "error"),
+            bases=bases,
             device=device_of(config.device),
             on_linear=loaded,
         )
-        store.save_base(out, store.adapted(model))
+        store.save_base(out, store.adapted(model), bases)
 
 
 # --- train ---------------------------------------------------------------------------------------
@@ -335,7 +446,7 @@ def _trainer(out: Path, config: RunConfig, plan: Plan, lesson: Lesson, emit: Emi
     steps = config.train.steps or max(
         LEAST_STEPS, math.ceil(config.train.epochs * schedule.steps_per_epoch)
     )
-    optimizer = make_optimizer(layers, config.train)
+    optimizer = optimizers.make_optimizer(layers, config.train, steps)
     trainer = Trainer(
         model,
         layers,
@@ -351,13 +462,59 @@ def _trainer(out: Path, config: RunConfig, plan: Plan, lesson: Lesson, emit: Emi
         budget_bytes=config.budget_bytes,
         ledger=Ledger.of(plan),
         requantize=_requantizer(out, config, plan, lesson, emit),
+        go_back=(lambda t: _go_back(out, config, plan, t))
+        if config.train.uses("recover")
+        else None,
     )
+    _add_parts(trainer, config, plan)
+    teacher = None
+    if config.method == "distill":
+        teacher = distillation.attach(out, config, trainer, model, lesson, plan, emit)
+    if found:
+        _restore(trainer, found[1], found[2])
+    if teacher is not None:
+        distillation.begin(trainer, teacher)
+    return trainer
+
+
+def _add_parts(trainer: Trainer, config: RunConfig, plan: Plan) -> None:
+    """What the settings ask for beside the optimizer, as at the start of a run."""
+    layers, optimizer, train = trainer.layers, trainer.optimizer, config.train
+    trainer.terms = make_terms(train.direction, layers, trainer.steps)
+    trainer.clip = AdaptiveClip(train.grad_clip or math.inf) if train.uses("clip") else None
+    if train.uses("balanced_decay"):
+        trainer.decay = BalancedDecay(layers, optimizer, train.decay_ratio)
     if config.adapter.dynamic:
         cost = sum(x.target_rank * (x.out_features + x.in_features + 1) for x in plan.linears)
         trainer.ranks = RankController(layers, optimizer, trainer.steps, cost)
+        if trainer.decay is not None:
+            trainer.ranks.on_keep = trainer.decay.keep
+
+
+def _go_back(out: Path, config: RunConfig, plan: Plan, trainer: Trainer) -> bool:
+    """Put a trainer back to the newest whole checkpoint, or to step 0.
+
+    False where bits have changed since, so that the layers' codes are others now; and where a
+    distillation has no checkpoint yet.
+    """
+    found = checkpoint.newest(out / "checkpoints")
+    tensors = found[1] if found else store.start_triplets(out)
+    changes = found[2]["progress"].get("requantized", []) if found else []
+    if changes != trainer.progress.requantized:
+        return False
+    if not found and isinstance(trainer.objective, Distiller):
+        return False  # where its projection began is in no file
+    before = {name: layer.trained for name, layer in trainer.layers.items()}
+    store.set_triplets(trainer.layers, tensors)
+    for name, layer in trainer.layers.items():
+        for old, new in zip(before[name], layer.trained, strict=True):
+            optimizers.swap_parameter(trainer.optimizer, old, new)
+    trainer.optimizer.state.clear()
+    _add_parts(trainer, config, plan)
+    trainer.progress = Progress(quiz=[look for look in trainer.progress.quiz if look[0] == 0])
     if found:
         _restore(trainer, found[1], found[2])
-    return trainer
+    return True
 
 
 def _requantizer(
@@ -366,7 +523,8 @@ def _requantizer(
     """What changes bits while training, if that is wanted and bits are the plan's to choose."""
     if not config.train.requantize:
         return None
-    if config.quant.bits or config.quant.scheme != "affine":
+    fixed = config.quant.bits or config.quant.scheme != "affine"
+    if fixed or config.adapter.parametrisation == "svd":
         text = "The bits are fixed by the settings and will not change while training."
         emit(Note(text, "train.requantize_fixed"))
         return None
@@ -409,28 +567,57 @@ def _save(out: Path, trainer: Trainer) -> None:
     p = trainer.progress
     tensors: dict[str, Tensor] = {
         **store.triplets(trainer.layers),
-        **optimizer_tensors(trainer.optimizer, trainer.layers),
+        **optimizers.optimizer_tensors(trainer.optimizer, trainer.layers),
     }
-    state: dict[str, Any] = {"progress": asdict(p)}
+    numbers = optimizers.optimizer_numbers(trainer.optimizer, trainer.layers)
+    state: dict[str, Any] = {"progress": asdict(p), "optimizer": numbers}
+    if optimizers.averages(trainer.optimizer):
+        with optimizers.answering(trainer.optimizer):
+            kept = store.triplets(trainer.layers)
+            tensors |= {f"answers.{k}": t.clone() for k, t in kept.items()}
+    for term in trainer.terms:
+        tensors |= {f"term.{term.name}.{k}": t for k, t in term.tensors().items()}
+    if trainer.clip is not None:
+        state["clip"] = asdict(trainer.clip)
+    if trainer.decay is not None:
+        tensors |= {f"decay.{k}": t for k, t in trainer.decay.tensors().items()}
+        state["decay"] = trainer.decay.numbers()
     if trainer.ranks is not None:
         tensors |= trainer.ranks.tensors()
         state["updates"], state["start_cost"] = trainer.ranks.updates, trainer.ranks.start_cost
+    if isinstance(trainer.objective, Distiller):
+        tensors |= trainer.objective.tensors(trainer.optimizer)
+        state["distill"] = trainer.objective.state(trainer.optimizer)
     path = checkpoint.save(out / "checkpoints", p.step, tensors, state)
     checkpoint.rotate(out / "checkpoints", {f"step-{p.best_step:06d}"})
     trainer.emit(CheckpointSaved(p.step, path.name))
 
 
 def _restore(trainer: Trainer, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    restore_optimizer(trainer.optimizer, trainer.layers, tensors)
+    numbers = state.get("optimizer")
+    optimizers.restore_optimizer(trainer.optimizer, trainer.layers, tensors, numbers)
+    for term in trainer.terms:
+        term.restore(_below(f"term.{term.name}.", tensors))
+    if trainer.clip is not None:
+        trainer.clip = AdaptiveClip(**state["clip"])
+    if trainer.decay is not None:
+        trainer.decay.restore(_below("decay.", tensors), state["decay"])
     trainer.progress = Progress(**state["progress"])
     trainer.progress.quiz = [(int(s), float(v)) for s, v in trainer.progress.quiz]
     if trainer.ranks is not None:
         trainer.ranks.restore(tensors, int(state["updates"]), float(state["start_cost"]))
+    if isinstance(trainer.objective, Distiller):
+        trainer.objective.restore(tensors, state["distill"], trainer.optimizer)
     for name, layer in trainer.layers.items():
         trainer.emit(RanksChanged(trainer.progress.step, {name: layer.active_rank}, "resumed"))
     if trainer.requantize is not None:
         bits = {name: layer.quantized.scheme.bits for name, layer in trainer.layers.items()}
         trainer.emit(BitsChanged(trainer.progress.step, bits, "resumed"))
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors whose names begin with ``prefix``, without it."""
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
 def _keep_best(out: Path, config: RunConfig, trainer: Trainer) -> str:
@@ -440,11 +627,11 @@ def _keep_best(out: Path, config: RunConfig, trainer: Trainer) -> str:
     if config.train.stop_early and 0 < p.best_step < p.step:
         best = checkpoint.load(out / "checkpoints" / f"step-{p.best_step:06d}")
         if best is not None:
-            store.set_triplets(trainer.layers, best[0])
+            store.set_triplets(trainer.layers, _below("answers.", best[0]) or best[0])
             changes = best[1]["progress"].get("requantized", [])
             trainer.emit(Note(f"The best state, of step {p.best_step}, is kept.", "train.best"))
     facts = {"model": config.model, "method": config.method, "steps": p.step}
-    facts["requantized"] = changes
+    facts |= {"requantized": changes, **store.basis_facts(out)}
     return store.save_adapter(out, trainer.layers, facts)
 
 

@@ -103,7 +103,8 @@ class Api:
         try:
             if sample := str(asked.get("sample", "")):
                 library.choose_sample(sample)
-            run = self._backend.start(draft.load(), key=str(asked.get("key", "")))
+            task = draft.PAIRS if asked.get("task") == draft.PAIRS else draft.ANSWERS
+            run = self._backend.start(draft.load(task), key=str(asked.get("key", "")))
         except StudioError as error:
             return _refusal(error, words)
         return JSONResponse({"run": run}, 201)
@@ -168,6 +169,7 @@ def _run_row(run: Run, words: Words, models: Sequence[ModelInfo]) -> dict[str, A
         "status": run.status,
         "label": words.get(f"status.{run.status}", run.status),
         "want": run.want,
+        "task": "pairs" if run.config.get("method") == "pairs" else "",
         "model": library.model_title(models, str(run.config.get("model", ""))),
         "budget_bytes": run.config.get("budget_bytes", 0),
         "has_result": bool(run.result),

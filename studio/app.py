@@ -11,11 +11,12 @@ import gradio as gr
 from studio.api import Downloads
 from studio.backend import Backend
 from studio.markup import Markup, image, join, tag
-from studio.pages import data, model, plan, share, train, try_it
+from studio.pages import data, model, pairs, plan, share, train, try_it
 from studio.pages.common import show
 from studio.text import LANGUAGES, Words
 
 STEPS = ("model", "data", "plan", "train", "try", "share")
+TASKS = ("pairs",)  # beside the path of six steps
 PAGES = (
     ("model", model.build),
     ("data", data.build),
@@ -23,6 +24,7 @@ PAGES = (
     ("train", train.build),
     ("try", try_it.build),
     ("share", share.build),
+    ("pairs", pairs.build),
 )
 
 
@@ -56,7 +58,7 @@ def _rail(words: Words) -> Markup:
     brand = tag("div", image("/static/icon.svg"), brand_text, class_="brand")
     runs_title = tag("h2", words("runs.title"))
     runs = tag("ul", class_="runs")
-    nav = tag("nav", _steps(words), runs_title, runs, aria_label=words("app.steps"))
+    nav = tag("nav", _steps(words), _tasks(words), runs_title, runs, aria_label=words("app.steps"))
     return tag("div", brand, nav, _preferences(words), class_="rail")
 
 
@@ -69,6 +71,17 @@ def _steps(words: Words) -> Markup:
         link = tag("a", number_markup, text, href=f"#/{step}", data_step=step, data_hint=hint)
         items += tag("li", link)
     return tag("ol", items, class_="steps")
+
+
+def _tasks(words: Words) -> Markup:
+    items = Markup()
+    for task in TASKS:
+        hint = words(f"steps.{task}.hint")
+        text = tag("span", tag("b", words(f"steps.{task}.name")), tag("small", hint))
+        sign = tag("i", "≟", aria_hidden="true")
+        link = tag("a", sign, text, href=f"#/{task}", data_step=task, data_hint=hint)
+        items += tag("li", link)
+    return tag("h2", words("app.tasks")) + tag("ul", items, class_="steps tasks")
 
 
 def _preferences(words: Words) -> Markup:

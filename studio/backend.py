@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import psutil
 
-from core.config import RunConfig
+from core.config import DataConfig, RunConfig
 from core.errors import DataError
 from core.models import ModelInfo, list_models
 from core.runs.runner import Runner
@@ -137,6 +137,24 @@ class Backend:
         """Stream an answer of the ``base`` or the ``tuned`` model of a run."""
         folder = str(self.run(run_id).folder)
         return self._stream("chat", run=folder, which=which, **request)
+
+    def same(self, run_id: str, first: str, second: str) -> dict[str, Any]:
+        """Ask the model of a run whether two questions mean the same.
+
+        Raises:
+            StudioError: there is no such model, or a question is empty.
+        """
+        folder = str(self.run(run_id).folder)
+        last = list(self._stream("same", run=folder, first=first, second=second))[-1]
+        result: dict[str, Any] = last["result"]
+        return result
+
+    def duplicates(self, run_id: str, data: DataConfig) -> Task:
+        """Look for questions of a class that were asked before; the task outlives the page."""
+        folder, tree = str(self.run(run_id).folder), asdict(data)
+        return self.tasks.start(
+            f"duplicates {run_id}", lambda: self._stream("duplicates", run=folder, data=tree)
+        )
 
     def export(self, run_id: str, form: str, language: str) -> Task:
         """Write an export in the service process; the task outlives the page."""

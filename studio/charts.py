@@ -91,11 +91,12 @@ def live_delta(events: Sequence[dict[str, Any]], words: Words) -> dict[str, Any]
     Returns:
         ``steps``: one list a step in the order of ``columns``; ``base`` and ``tuned``: held-out
         ``[step, nll]``; ``ranks`` and ``bits``: the newest value by layer name; ``changes``: a
-        sentence for every change of bits while training, kept or taken back; ``plan``: a grid when
-        a plan was made; ``notes``; and the newest of each other kind under its name.
+        sentence for every change of bits while training, kept or taken back; ``pairs``: marks of a
+        model that compares questions; ``plan``: a grid when a plan was made; ``notes``; and the
+        newest of each other kind under its name.
     """
     delta: dict[str, Any] = {"columns": _STEP_COLUMNS, "steps": [], "base": [], "tuned": []}
-    delta |= {"ranks": {}, "bits": {}, "notes": [], "changes": []}
+    delta |= {"ranks": {}, "bits": {}, "notes": [], "changes": [], "pairs": []}
     for event in events:
         kind = event.get("kind")
         if kind == "step":
@@ -104,6 +105,8 @@ def live_delta(events: Sequence[dict[str, Any]], words: Words) -> dict[str, Any]
         elif kind == "evaluated":
             which = "base" if event.get("which") == "base" else "tuned"
             delta[which].append([event["step"], event["nll"]])
+        elif kind == "pairs":
+            delta["pairs"].append({k: event[k] for k in ("step", "slice", "marks")})
         elif kind in ("ranks", "bits"):
             delta[kind].update(event[kind])
         elif kind in ("requantized", "rolled_back"):

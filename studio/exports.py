@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 FORMATS = ("merged", "peft-exact", "peft-learned", "report", "card")
+OF_PAIRS = ("merged",)  # what a model that compares questions can be exported to
 _FOLDERS = ("merged", "peft-exact", "peft-learned")  # fetched as one archive each
 
 

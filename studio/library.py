@@ -12,6 +12,7 @@ from pathlib import Path
 from core.config import DataConfig, RunConfig
 from core.data import edit
 from core.data.ingest import clean_label, read_isolated
+from core.data.pairs import PairFile, read_pairs
 from core.data.types import ReadResult
 from core.errors import DataError
 from core.home import ASSETS, home
@@ -36,6 +37,7 @@ class Sample:
 
 
 SAMPLES = (Sample("en", "english.csv"), Sample("zh", "chinese.csv"))
+PAIR_SAMPLES = (Sample("pairs_en", "pairs_english.csv"), Sample("pairs_zh", "pairs_chinese.csv"))
 
 
 def sample(sample_id: str) -> Sample:
@@ -117,6 +119,49 @@ def _read(
     return read_isolated(
         path, question=question, answer=answer, sheet=sheet, encoding=encoding, label=label
     )
+
+
+def choose_pairs(path: Path, name: str) -> RunConfig:
+    """Make a file the pairs of the task "same question?"; its columns are recognised anew."""
+    data, known = DataConfig(path=str(path)), draft.load(draft.PAIRS)
+    columns = replace(known.pairs, first="", second="", label="")
+    config = replace(known, name=name, data=data, pairs=columns)
+    draft.save(config, draft.PAIRS)
+    return config
+
+
+def choose_pair_sample(sample_id: str) -> RunConfig:
+    """Make sample pairs the pairs of the task.
+
+    Raises:
+        DataError: if there are none of that id.
+    """
+    for known in PAIR_SAMPLES:
+        if known.id == sample_id:
+            language = known.id.removeprefix("pairs_")
+            return choose_pairs(known.path, Words(language)(f"samples.{known.id}.title"))
+    raise DataError("There is no such sample class.", where=sample_id[:40], code="data.sample")
+
+
+def read_pair_file(path: Path, label: str = "") -> PairFile:
+    """Read a file of pairs in a child process; unchanged files are read once.
+
+    Raises:
+        DataError: if nothing in it can be used; carries every finding.
+    """
+    if not path.is_file():
+        raise DataError(
+            "The class file is no longer there.",
+            where=label or path.name,
+            action="Upload it again, or choose a sample class.",
+            code="data.gone",
+        )
+    return _read_pairs(path, path.stat().st_mtime_ns, label)
+
+
+@lru_cache(maxsize=4)
+def _read_pairs(path: Path, stamp: int, label: str) -> PairFile:
+    return read_pairs(path, name=label)
 
 
 def model_title(models: Sequence[ModelInfo], model_id: str) -> str:

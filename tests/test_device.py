@@ -21,7 +21,7 @@ from core.errors import ConfigError, MemoryBudgetError
 from core.layers.lora import AdapterLinear
 from core.quant.schemes import Scheme
 from core.quant.weight import QuantizedWeight
-from core.train.loop import make_optimizer
+from core.train.optimizers import make_optimizer
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 TREE = {

@@ -72,7 +72,7 @@ def test_without_a_verb_the_studio_is_served(launch: ModuleType) -> None:
 def test_the_tests_of_a_person_come_after_the_default_selection(launch: ModuleType) -> None:
     command = launch.final_command(launch.parse(["test", "-m", "slow", "-x"]), PYTHON)
     assert command == (
-        *(str(PYTHON), "-m", "pytest", "-m", "not slow and not gpu"),
+        *(str(PYTHON), "-m", "pytest", "-m", "not slow and not gpu", "-n", "2"),
         *("-m", "slow", "-x"),
     )
 

@@ -198,7 +198,7 @@
       node.dataset.mark = mark;
       if (!head) { node.replaceChildren(); return; }
       const banner = make("div", { className: `banner ${tone}` }, make("div", {}, make("strong", { textContent: head }), make("p", { textContent: body })));
-      const ways = status === "done" ? ["try", "share"] : status === "failed" && s.failed.code === "budget.too_small" ? ["plan"] : [];
+      const ways = status === "done" ? [this.info.task || "try", "share"] : status === "failed" && s.failed.code === "budget.too_small" ? ["plan"] : [];
       if (ways.length) {
         const actions = make("div", { className: "actions" });
         for (const page of ways) {

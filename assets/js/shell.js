@@ -7,7 +7,7 @@
 "use strict";
 
 window.Studio = (() => {
-  const PAGES = ["model", "data", "plan", "train", "try", "share"];
+  const PAGES = ["model", "data", "plan", "train", "try", "share", "pairs"];
   const root = document.documentElement;
   const words = window.STUDIO_WORDS || {};
   const say = (key, values = {}) =>
@@ -47,12 +47,18 @@ window.Studio = (() => {
     return { page: PAGES.includes(page) ? page : "model", run: run || "" };
   };
   const ACTIVE = ["running", "queued", "paused"];
-  /** The run that the pages speak of: the one in the address, else the active, else the last one. */
+  /** The run that the six steps speak of: the one in the address, else the active, else the last one. */
   function run() {
     const named = place().run;
-    if (named) return named;
-    const active = overview.runs.find((r) => ACTIVE.includes(r.status));
-    return (active || overview.runs[0] || { id: "" }).id;
+    if (named && place().page !== "pairs") return named;
+    const answering = overview.runs.filter((r) => !r.task);
+    const active = answering.find((r) => ACTIVE.includes(r.status));
+    return (active || answering[0] || { id: "" }).id;
+  }
+  /** The run whose model compares questions: the one in the address, else the newest. */
+  function pairRun() {
+    const mine = overview.runs.filter((r) => r.task === "pairs"), named = place().run;
+    return (mine.find((r) => r.id === named) || mine[0] || { id: "" }).id;
   }
   function go(page, id = "") {
     const keep = id || (["train", "try", "share"].includes(page) ? run() : "");
@@ -97,19 +103,19 @@ window.Studio = (() => {
     const list = document.querySelector(".runs");
     if (!list) return;
     const rows = overview.runs.slice(0, 8).map((r) => {
-      const link = element("a", { href: `#/train/${r.id}`, title: `${r.name} · ${r.label}` },
+      const link = element("a", { href: `#/${r.task || "train"}/${r.id}`, title: `${r.name} · ${r.label}` },
         element("span", { className: `dot ${r.status}`, ariaHidden: "true" }),
         element("span", { className: "label", textContent: r.name }),
         element("span", { className: "state", textContent: r.label }));
-      if (r.id === current && ["train", "try", "share"].includes(page)) link.setAttribute("aria-current", "page");
+      if ((r.id === current && ["train", "try", "share"].includes(page)) || (page === "pairs" && r.id === pairRun())) link.setAttribute("aria-current", "page");
       return element("li", {}, link);
     });
     list.replaceChildren(...(rows.length ? rows : [element("li", { className: "none", textContent: say("no_runs") })]));
   }
   async function refresh() {
-    const before = run();
+    const before = run(), beforePairs = pairRun();
     try { overview = await getJson(`/api/overview?lang=${words.language}`); } catch { return; }
-    if (run() !== before) show(false); else renderRail();
+    if (run() !== before || pairRun() !== beforePairs) show(false); else renderRail();
   }
 
   /* Talking to the studio -------------------------------------------------------- */
@@ -136,20 +142,20 @@ window.Studio = (() => {
     line.replaceChildren(...lines.map((text) => element("div", { className: `banner ${tone}`, textContent: text })));
     if (lines.length) window.scrollTo({ top: 0 });
   }
-  async function start(sample) {
+  async function start(sample, task = "") {
     // One key a click: a repeated request (double click, retry after a lost answer) starts nothing twice.
     const key = crypto.randomUUID ? crypto.randomUUID() : String(performance.now());
     message([]);
-    const reply = await postJson("/api/runs", { sample, key }).catch(() => ({ ok: false, problems: [say("offline")] }));
+    const reply = await postJson("/api/runs", { sample, task, key }).catch(() => ({ ok: false, problems: [say("offline")] }));
     if (!reply.ok) { message(reply.problems || [say("offline")]); return; }
     await refresh();
-    go("train", reply.run);
+    go(task || "train", reply.run);
   }
 
   document.addEventListener("click", async (event) => {
     const button = event.target.closest("[data-start], [data-go], [data-theme-choice], [data-language]");
     if (!button) return;
-    const { start: sample, go: page, themeChoice, language } = button.dataset;
+    const { start: sample, task, go: page, themeChoice, language } = button.dataset;
     if (themeChoice) setTheme(themeChoice);
     else if (language) {
       event.preventDefault();
@@ -158,7 +164,7 @@ window.Studio = (() => {
     } else if (page) { event.preventDefault(); go(page); }
     else if (sample !== undefined && !button.disabled) {
       button.disabled = true;
-      try { await start(sample); } finally { button.disabled = false; }
+      try { await start(sample, task); } finally { button.disabled = false; }
     }
   });
   addEventListener("hashchange", () => { message([]); show(true); });
@@ -174,13 +180,13 @@ window.Studio = (() => {
     applyTheme();
     await refresh();
     const active = overview.runs.find((r) => ACTIVE.includes(r.status));
-    if (!location.hash && active) go("train", active.id);
+    if (!location.hash && active) go(active.task || "train", active.id);
     show(false);
     setInterval(() => { if (!document.hidden) refresh(); }, 3000);
     addEventListener("focus", refresh);
   }
 
-  return { begin, go, run, place, say, words, element, getJson, postJson, announce, message, refresh, isDark, start, mounts: {},
+  return { begin, go, run, pairRun, place, say, words, element, getJson, postJson, announce, message, refresh, isDark, start, mounts: {},
     /** Entry of every gr.HTML with a script: `Studio.mount("live", element, props, trigger, watch)`. */
     mount(name, ...rest) { this.mounts[name](...rest); } };
 })();

@@ -15,8 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from core.adapters.basis import Bases, residual_of
 from core.assemble import LanguageModel, build
 from core.layers.lora import AdapterLinear
+from core.layers.spectral import SpectralLinear
 from core.plan.types import LinearPlan, Plan
 from core.quant.lowrank import product_svd
 from core.quant.schemes import Scheme
@@ -38,6 +40,7 @@ def start_model(
     candidate: Candidate,
     *,
     gate: float = 1.0,
+    bases: Bases | None = None,
     device: torch.device | None = None,
     on_linear: Callable[[LinearPlan, int, int], None] = lambda linear, done, total: None,
 ) -> LanguageModel:
@@ -49,6 +52,7 @@ def start_model(
         group: weights that share a scale.
         candidate: codes and triplets of the linear layer with this index.
         gate: s of the task block, see :func:`core.plan.rounding.task_gate`.
+        bases: singular directions, where their values are what trains; None: triplets train.
         device: where it runs.
         on_linear: called after each layer.
     """
@@ -60,12 +64,46 @@ def start_model(
         index, linear = by_name[name]
         found = candidate(index)
         scheme = scheme_of(plan, linear, group)
-        layer = AdapterLinear(stored_weight(found, scheme, read), bias, transposed=transposed)
-        layer.set_triplets(*_triplets(found, linear, gate))
+        layer = adapted_linear(name, found, scheme, read, bias, transposed, bases)
+        if bases is None:
+            layer.set_triplets(*_triplets(found, linear, gate))
         on_linear(linear, index + 1, len(plan.linears))
         return layer
 
     return build(path, store, embedding_bits=plan.embedding_bits, device=device)
+
+
+def adapted_linear(
+    name: str,
+    found: dict[str, Tensor],
+    scheme: Scheme,
+    read: Callable[[], Tensor],
+    bias: Tensor | None,
+    transposed: bool,
+    bases: Bases | None,
+) -> AdapterLinear:
+    """One layer with its adapter empty, or at its start where singular values train.
+
+    Args:
+        name: of the layer.
+        found: its codes, if it was rounded.
+        scheme: how it is stored.
+        read: gives the weight (o, i) of the base.
+        bias: (o,).
+        transposed: the base keeps the weight as (i, o).
+        bases: see :func:`start_model`.
+    """
+    if bases is None:
+        return AdapterLinear(stored_weight(found, scheme, read), bias, transposed=transposed)
+    weight = read()
+    basis = bases.of(name, weight)
+    return SpectralLinear(
+        stored_weight(found, scheme, lambda: residual_of(weight, basis, scheme)),
+        basis.triplets,
+        bias,
+        transposed=transposed,
+        additive=bases.additive,
+    )
 
 
 def stored_weight(

@@ -2,7 +2,9 @@
 
 A run folder holds ``base/`` (stored codes of the layers below 8 bits; wider ones are made from the
 base model again), ``start.safetensors`` (the triplets at step 0, so that what was learned can be
-told from what cancels quantization) and ``adapter/`` (the triplets, masks folded in).
+told from what cancels quantization) and ``adapter/`` (the triplets, masks folded in). Where
+singular values train, these files hold changes of them and of row scales instead, and ``base/``
+what tells their directions (:mod:`core.adapters.basis`).
 
 Where bits changed while training, ``requantized/step-000040/`` holds the layers that did, written
 once and never touched again. Checkpoints and the adapter name the steps that belong to them, so
@@ -24,8 +26,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core import modelload, models
-from core.adapters.start import scheme_of, stored_weight
-from core.assemble import LanguageModel, build, put
+from core.adapters.basis import BASIS, Bases, sha256_of_bases
+from core.adapters.start import adapted_linear, scheme_of
+from core.assemble import LanguageModel, build, compute_dtype, put
 from core.config import RunConfig
 from core.data.chat import ChatFormat
 from core.errors import ModelError
@@ -34,10 +37,35 @@ from core.manifest import check_manifest, whole_folder, write_manifest
 from core.plan.types import LinearPlan, Plan
 
 BASE, START, ADAPTER, REQUANTIZED = "base", "start.safetensors", "adapter", "requantized"
+# A student of distillation: the model that it begins as, where the run made that; and a tuned model
+# of which all weights were trained, as a plain model folder.
+STUDENT_START, WHOLE = "student-start", "model"
 
 
-def save_base(out: Path, layers: Mapping[str, AdapterLinear]) -> None:
-    """Write the stored codes and the triplets at step 0 of a run."""
+def base_name(run: Path, config: RunConfig) -> str:
+    """Id or path of the model that a run trains: its base model, or what its student begins as."""
+    if config.method != "distill" or config.distill.student == "quantized":
+        return config.model
+    made = run / STUDENT_START
+    return str(made) if config.distill.student == "layers" else config.distill.student
+
+
+def base_folder(run: Path, config: RunConfig) -> Path:
+    """The checked folder of the model that a run trains.
+
+    Raises:
+        ModelError: if it is not there, or damaged.
+    """
+    return models.ensure_local(models.resolve(base_name(run, config)))
+
+
+def whole_model(run: Path) -> Path | None:
+    """The folder of a run's wholly trained model; None where an adapter was trained."""
+    return run / WHOLE if (run / WHOLE / "model.safetensors").is_file() else None
+
+
+def save_base(out: Path, layers: Mapping[str, AdapterLinear], bases: Bases | None = None) -> None:
+    """Write the stored codes and the adapters at step 0 of a run, and what tells their bases."""
     with whole_folder(out / BASE) as folder:
         codes = {
             f"{name}.{key}": buffer.cpu()
@@ -47,33 +75,33 @@ def save_base(out: Path, layers: Mapping[str, AdapterLinear]) -> None:
         }
         save_file(codes, folder / "codes.safetensors")
         save_file(triplets(layers), folder / START)
+        if bases is not None:
+            bases.save(folder)
         write_manifest(folder)
 
 
 def triplets(layers: Mapping[str, AdapterLinear]) -> dict[str, Tensor]:
-    """U, s, V and m of all layers by name, as they are stored."""
+    """U, s, V and m (or what else trains) of all layers by name, as they are stored."""
     return {
-        f"{name}.{key}": getattr(layer, key).detach().cpu().contiguous()
+        f"{name}.{key}": tensor.detach().cpu().contiguous()
         for name, layer in layers.items()
-        for key in ("U", "s", "V", "m")
+        for key, tensor in layer.state().items()
     }
 
 
 def set_triplets(layers: Mapping[str, AdapterLinear], tensors: Mapping[str, Tensor]) -> None:
     """Give the layers what :func:`triplets` took."""
     for name, layer in layers.items():
-        layer.set_triplets(*(tensors[f"{name}.{key}"] for key in ("U", "s", "V", "m")))
+        layer.set_state({key: tensors[f"{name}.{key}"] for key in layer.STATE})
 
 
 def folded(layers: Mapping[str, AdapterLinear]) -> dict[str, Tensor]:
-    """U, s * m and V of the triplets that take part: the adapter as it is kept."""
-    out: dict[str, Tensor] = {}
-    for name, layer in layers.items():
-        keep = (layer.m > 0).nonzero()[:, 0]
-        out[f"{name}.U"] = layer.U.data[:, keep].cpu().contiguous()
-        out[f"{name}.s"] = (layer.s.data * layer.m)[keep].cpu().contiguous()
-        out[f"{name}.V"] = layer.V.data[keep].cpu().contiguous()
-    return out
+    """U, s * m and V of the triplets that take part (or what else trains): as it is kept."""
+    return {
+        f"{name}.{key}": tensor.cpu().contiguous()
+        for name, layer in layers.items()
+        for key, tensor in layer.folded().items()
+    }
 
 
 def save_adapter(out: Path, layers: Mapping[str, AdapterLinear], facts: dict[str, Any]) -> str:
@@ -94,7 +122,7 @@ def save_adapter(out: Path, layers: Mapping[str, AdapterLinear], facts: dict[str
     digest = sha256_of_tensors(tensors)
     with whole_folder(out / ADAPTER) as folder:
         save_file(tensors, folder / "adapter.safetensors")
-        ranks = {n.removesuffix(".s"): len(t) for n, t in tensors.items() if n.endswith(".s")}
+        ranks = {name: layer.active_rank for name, layer in layers.items()}
         tree = {**facts, "format": "edu-adaq-adapter", "ranks": ranks, "sha256": digest}
         (folder / "adapter.json").write_text(json.dumps(tree, indent=2), "utf-8")
         write_manifest(folder)
@@ -235,8 +263,11 @@ def load_stored(
     changes = list(_changes(run, requantized))
     plan = _changed_plan(run, {name: bits for name, bits, _ in changes})
     config = RunConfig.load(run / "config.json")
-    path = models.ensure_local(models.resolve(config.model))
+    path = base_folder(run, config)
     candidate = base_candidate(run, plan)
+    bases = bases_of(config, plan)
+    if bases is not None:
+        bases.load(run / BASE)
     changed = {name: file for name, _, file in changes}
     index = {p.name: k for k, p in enumerate(plan.linears)}
 
@@ -246,10 +277,24 @@ def load_stored(
         linear = plan.linears[index[name]]
         scheme = scheme_of(plan, linear, config.quant.group)
         found = load_file(changed[name]) if name in changed else candidate(index[name])
-        stored = stored_weight(found, scheme, read)
-        return AdapterLinear(stored, bias, transposed=transposed)
+        return adapted_linear(name, found, scheme, read, bias, transposed, bases)
 
     return build(path, store, embedding_bits=plan.embedding_bits, device=device), path
+
+
+def bases_of(config: RunConfig, plan: Plan) -> Bases | None:
+    """What finds the singular directions of a run whose singular values train, else None."""
+    if config.adapter.parametrisation != "svd":
+        return None
+    ranks = {linear.name: linear.rank for linear in plan.linears}
+    return Bases(ranks, additive=config.adapter.diagonal == "additive")
+
+
+def basis_facts(run: Path) -> dict[str, str]:
+    """What ties the adapter of a run to its base weights, where singular values trained."""
+    if not (run / BASE / BASIS).is_file():
+        return {}
+    return {"base_sha256": sha256_of_bases(run / BASE)}
 
 
 def load_run(run: Path, device: torch.device | None = None) -> tuple[LanguageModel, Path]:
@@ -269,7 +314,7 @@ def load_run(run: Path, device: torch.device | None = None) -> tuple[LanguageMod
     model, path = load_stored(run, device, _final_changes(run))
     tensors = load_file(run / ADAPTER / "adapter.safetensors")
     for name, layer in adapted(model).items():
-        layer.set_triplets(*(tensors[f"{name}.{key}"] for key in ("U", "s", "V")))
+        layer.set_state({key: tensors[f"{name}.{key}"] for key in layer.TRAINED})
     return model, path
 
 
@@ -309,6 +354,12 @@ def load_adapted(path: Path, *, merged: bool = True) -> tuple[Any, Any, ChatForm
     Raises:
         ModelError: if it cannot be loaded.
     """
+    whole = whole_model(path)
+    if whole is not None:
+        check_manifest(whole, contents=True)
+        tokenizer = modelload.load_tokenizer(whole)
+        dtype = compute_dtype(torch.device("cpu"))
+        return modelload.load_dense(whole, dtype), tokenizer, ChatFormat.of(tokenizer)
     model, base = load_run(path)
     if merged:
         make_dense(model)

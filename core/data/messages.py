@@ -246,6 +246,48 @@ CODES: dict[str, Message] = {
     "chat.late_system": Message(
         "A system message in the middle of a conversation is left out.", "Put it first."
     ),
+    # pairs of questions
+    "pairs.columns": _error(
+        "Two columns with questions and one that says whether they mean the same are needed; the "
+        "columns are {columns}.",
+        "Name them question1, question2 and label, or choose them.",
+    ),
+    "pairs.guessed": Message(
+        "The columns were guessed: questions from {first!r} and {second!r}, the answer from "
+        "{label!r}.",
+        "Choose others if that is wrong; there are {columns}.",
+    ),
+    "pairs.label": Message(
+        "The label {label!r} says neither that both questions mean the same nor that they do not; "
+        "left out.",
+        "Write 1 (or yes) for the same meaning, 0 (or no) for another.",
+    ),
+    "pairs.empty": Message("One of the two questions is empty; left out.", "Fill it in."),
+    "pairs.equal": Message(
+        "Both questions are the same text; left out, for there is nothing to learn from it.",
+        "Change one of them.",
+    ),
+    "pairs.repeated": Message(
+        "The same two questions stand further up, in either order; left out.", "", "info"
+    ),
+    "pairs.contradiction": Message(
+        "The same two questions stand further up with the other label; left out.",
+        "Keep the right one.",
+    ),
+    "pairs.one_kind": _error(
+        "All {pairs} pairs have the same label: there is nothing to tell apart.",
+        "Add pairs of the other kind.",
+    ),
+    "pairs.too_few": _error(
+        "There are only {pairs} pairs that can be used; at least {least} are needed, some of each "
+        "kind.",
+        "Add pairs.",
+    ),
+    "pairs.small_slice": Message(
+        "The pairs are linked by common questions so closely that only {pairs} could be kept for "
+        "the {slice}; marks on so few say little.",
+        "Add pairs about other questions, or choose a random split.",
+    ),
     # health
     "health.one_example": Message(
         "There is only 1 example: too little to learn from or to test with.", "Add more.", "info"

@@ -99,7 +99,7 @@ def text_groups(texts: Sequence[str]) -> list[list[int]]:
     for i, text in enumerate(texts):
         by_text[text].append(i)
     distinct = sorted(by_text)
-    root = _Union(len(distinct))
+    root = DisjointSets(len(distinct))
     for a, b in near_pairs(distinct):
         root.join(a, b)
     merged: defaultdict[int, list[int]] = defaultdict(list)
@@ -183,19 +183,22 @@ def _jaccard(a: frozenset[int], b: frozenset[int]) -> float:
     return len(a & b) / len(a | b) if a or b else 0.0
 
 
-class _Union:
+class DisjointSets:
     """Union-find over 0..n-1 with path halving."""
 
     def __init__(self, n: int) -> None:
+        """Begin with every element in a set of its own."""
         self.parent = list(range(n))
 
     def find(self, a: int) -> int:
+        """Return the element that stands for the set of ``a``."""
         while self.parent[a] != a:
             self.parent[a] = self.parent[self.parent[a]]
             a = self.parent[a]
         return a
 
     def join(self, a: int, b: int) -> None:
+        """Unite the sets of ``a`` and ``b``."""
         a, b = sorted((self.find(a), self.find(b)))
         self.parent[b] = a
 

@@ -10,6 +10,8 @@ Shapes: B answers at once, P prompt tokens (left-padded), v vocabulary.
 from __future__ import annotations
 
 import inspect
+import statistics
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -123,7 +125,7 @@ def answers(
     texts = [""] * len(encoded)
     for start in range(0, len(order), batch):
         group = order[start : start + batch]
-        written = _greedy_batch(
+        written = _batch(
             model, [encoded[i] for i in group], chat, tokenizer, max_new_tokens, should_stop
         )
         for index, ids in zip(group, written, strict=True):
@@ -132,6 +134,67 @@ def answers(
         if should_stop():
             break
     return texts
+
+
+def drawn_answers(
+    model: Any,
+    prompts: list[list[int]],
+    chat: ChatFormat,
+    tokenizer: Any,
+    *,
+    max_new_tokens: int,
+    generator: torch.Generator,
+    batch: int = BATCH,
+) -> list[list[int]]:
+    """Draw answers at temperature 1 and return their ids, with the token that ended each.
+
+    Args:
+        model: a causal model of ``transformers`` in evaluation mode.
+        prompts: ids of the conversations.
+        chat: how conversations are written.
+        tokenizer: the model's tokenizer.
+        max_new_tokens: longest answer, in tokens.
+        generator: of the drawing, on the CPU.
+        batch: answers written at once.
+    """
+
+    def pick(logits: Tensor) -> list[int]:
+        odds = torch.softmax(logits.float().cpu(), -1)
+        tokens: list[int] = torch.multinomial(odds, 1, generator=generator)[:, 0].tolist()
+        return tokens
+
+    found: list[list[int]] = []
+    for start in range(0, len(prompts), batch):
+        group = prompts[start : start + batch]
+        found += _batch(model, group, chat, tokenizer, max_new_tokens, _never, pick, with_end=True)
+    return found
+
+
+def tokens_per_second(
+    model: Any, chat: ChatFormat, turns: Sequence[Turn], *, tokens: int = 24, repeats: int = 3
+) -> float:
+    """How fast a model writes one answer after its prompt: the median of some tries.
+
+    Args:
+        model: a causal model of ``transformers`` in evaluation mode.
+        chat: how the conversation is written.
+        turns: a conversation that ends with the person's turn.
+        tokens: written in each try, also past an end.
+        repeats: tries, after one that is not counted.
+
+    Raises:
+        DataError: if the prompt is too long for the model.
+    """
+    ids = torch.tensor([fitting_prompt(model, chat, turns)], device=_device(model))
+    found = []
+    for _ in range(repeats + 1):
+        decoding = _Decoding(model, ids, torch.ones_like(ids))
+        begun = time.monotonic()
+        room = min(tokens, _positions(model) - ids.shape[1])
+        for _ in range(room):
+            decoding.step(decoding.logits.argmax(-1).tolist())
+        found.append(room / max(1e-9, time.monotonic() - begun))
+    return statistics.median(found[1:])
 
 
 def fitting_prompt(model: Any, chat: ChatFormat, turns: Sequence[Turn]) -> list[int]:
@@ -226,15 +289,18 @@ class TextStream:
 # --- the loop -----------------------------------------------------------------------------------
 
 
-def _greedy_batch(
+def _batch(
     model: Any,
     prompts: list[list[int]],
     chat: ChatFormat,
     tokenizer: Any,
     max_new_tokens: int,
     should_stop: ShouldStop,
+    pick: Callable[[Tensor], list[int]] = lambda logits: logits.argmax(-1).tolist(),
+    *,
+    with_end: bool = False,
 ) -> list[list[int]]:
-    """Return the greedy answers' ids for prompts that fit into one batch."""
+    """Return the answers' ids for prompts that fit into one batch, greedy unless told otherwise."""
     device, longest = _device(model), max(map(len, prompts))
     pad = tokenizer.pad_token_id or 0
     ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts], device=device)
@@ -246,9 +312,9 @@ def _greedy_batch(
     for step in range(room):
         if should_stop():
             break
-        tokens = decoding.logits.argmax(-1).tolist()
+        tokens = pick(decoding.logits)
         going = [k for k, token in enumerate(tokens) if token not in chat.stop_ids]
-        for k in going:
+        for k in range(len(rows)) if with_end else going:
             written[rows[k]].append(tokens[k])
         if not going or step + 1 == room:
             break

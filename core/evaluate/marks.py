@@ -95,6 +95,7 @@ def marks(out: Path, report: Callable[[float], None]) -> dict[str, Any]:
     from core import modelload, models
     from core.adapters.store import load_adapted
     from core.assemble import compute_dtype
+    from core.evaluate.generate import tokens_per_second
     from core.evaluate.quiz import compare, mark
     from core.process import keep_freed_memory, peak_bytes
 
@@ -125,6 +126,8 @@ def marks(out: Path, report: Callable[[float], None]) -> dict[str, Any]:
             max_length=config.train.max_length,
             emit=hear,
         )
+        if config.method == "distill":
+            results[which]["tokens_per_second"] = tokens_per_second(model, chat, examples[0].prompt)
         del model
         gc.collect()
     results["comparison"] = compare(results["base"], results["tuned"])

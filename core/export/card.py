@@ -18,11 +18,13 @@ from core.export.check import Checked
 if TYPE_CHECKING:
     from core.export.run import FinishedRun
 
-_LOAD = {
-    "merged": """from transformers import AutoModelForCausalLM, AutoTokenizer
+_WHOLE = """from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")
-tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")""",
+tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")"""
+_LOAD = {
+    "merged": _WHOLE,
+    "whole": _WHOLE,
     "peft-learned": """from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -36,6 +38,7 @@ model = PeftModel.from_pretrained(base, "THIS_FOLDER")""",
 }
 _ABOUT = {
     "merged": "The whole tuned model in one folder, its low-rank adapter added to the weights.",
+    "whole": "A smaller model that learned from the base model; all of its weights were trained.",
     "peft-learned": (
         "What training changed, as a LoRA adapter for the **original** base model. While training, "
         "the adapter also cancelled errors of the quantized base; that part is left out, since the "
@@ -104,21 +107,32 @@ def _front_matter(run: FinishedRun, form: str) -> str:
 
 
 def _about(run: FinishedRun) -> str:
-    plan, result = run.plan, run.result
+    result, what = run.result, "adapter" if run.plan else "weights"
     rows = [
         ("Base model", f"{escaped(run.base_info.title)}, {run.base_info.architecture}"),
         ("Licence of the base", escaped(run.base_info.licence) or "not stated"),
         ("Learned", f"{run.train_examples} examples, {result['steps']} steps"),
         ("Held back for the quiz", f"{len(run.quiz)} questions"),
-        ("Weights while training", f"{plan.average_bits:.2f} bits on average"),
-        ("Adapter rank", f"{plan.average_rank:.1f} on average"),
+        *_trained(run),
         ("Memory budget", _megabytes(result["budget_bytes"]) or "none"),
         ("Memory at the peak, measured", _megabytes(result["measured_peak_bytes"])),
-        ("SHA-256 of the adapter", f"`{result['adapter_sha256']}`"),
-        ("SHA-256 of the data", f"`{plan.data_sha256}`"),
+        (f"SHA-256 of the {what}", f"`{result['adapter_sha256']}`"),
+        ("SHA-256 of the data", f"`{run.data_sha256}`"),
     ]
     body = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return f"## How it was made\n\n| | |\n|---|---|\n{body}"
+
+
+def _trained(run: FinishedRun) -> list[tuple[str, str]]:
+    """What was trained, in rows of the table."""
+    rows: list[tuple[str, str]] = []
+    if run.plan is not None:
+        rows.append(("Weights while training", f"{run.plan.average_bits:.2f} bits on average"))
+        rows.append(("Adapter rank", f"{run.plan.average_rank:.1f} on average"))
+    for who, facts in run.result.get("sizes", {}).items():
+        size = f"{_megabytes(facts['bytes'])}, {facts['parameters'] / 1e6:.0f} M weights"
+        rows.append((f"Size of the {who}", size))
+    return rows
 
 
 def _megabytes(count: float) -> str:

@@ -51,7 +51,11 @@ def compared(
     prompts: Sequence[Sequence[Turn]],
 ) -> Checked:
     """Let a freshly loaded export answer the same prompts and count equal answers."""
-    found = reference_answers(model, tokenizer, chat, prompts)
+    return equal_answers(expected, reference_answers(model, tokenizer, chat, prompts))
+
+
+def equal_answers(expected: Sequence[str], found: Sequence[str]) -> Checked:
+    """Count equal answers."""
     same = [a == b for a, b in zip(expected, found, strict=True)]
     return Checked(len(same), sum(same), differs=0 if all(same) else same.index(False) + 1)
 

@@ -41,13 +41,12 @@ NEGLIGIBLE = 1e-6  # singular values below this share of the largest are roundin
 
 
 def exact_factors(layers: Mapping[str, AdapterLinear]) -> Factors:
-    """B = U diag(s*m) and A = V of the triplets that take part; layers without any are left out."""
+    """B and A of the adapters as they are; layers whose adapter does nothing are left out."""
     found: Factors = {}
     for name, layer in layers.items():
-        keep = ((layer.m > 0) & (layer.s.data != 0)).nonzero()[:, 0]
-        if len(keep):
-            gate = (layer.s.data * layer.m)[keep]
-            found[name] = (layer.U.data[:, keep] * gate).float().cpu(), layer.V.data[keep].cpu()
+        left, right = layer.factors()
+        if left.shape[1]:
+            found[name] = left.float().cpu(), right.cpu()
     return found
 
 
@@ -56,15 +55,12 @@ def learned_factors(layers: Mapping[str, AdapterLinear], start: Mapping[str, Ten
 
     Args:
         layers: adapted layers.
-        start: ``NAME.U``, ``.s``, ``.V``, ``.m`` of every layer at step 0.
+        start: state of every layer at step 0, as ``NAME.KEY``.
     """
     found: Factors = {}
     for name, layer in layers.items():
-        now = layer.U.data.cpu() * (layer.s.data * layer.m).cpu()
-        before = start[f"{name}.U"] * (start[f"{name}.s"] * start[f"{name}.m"])
-        left = torch.cat([now, -before], 1)
-        right = torch.cat([layer.V.data.cpu(), start[f"{name}.V"]], 0)
-        B, A = compressed(left, right)
+        begun = {key: start[f"{name}.{key}"] for key in layer.STATE}
+        B, A = compressed(*layer.learned_factors(begun))
         if B.shape[1]:
             found[name] = B, A
     return found

@@ -197,6 +197,8 @@ def losses_of(path: Path) -> tuple[list[tuple[int, float]], list[tuple[int, floa
 
 
 def _plan(run: FinishedRun, words: Mapping[str, str]) -> str:
+    if run.plan is None:
+        return ""
     note = words["plan_note"].format(
         bits=f"{run.plan.average_bits:.1f}", rank=f"{run.plan.average_rank:.1f}"
     )

@@ -31,21 +31,25 @@ class FinishedRun:
     Attributes:
         folder: the run.
         config: its settings.
-        plan: bits as they are now, and ranks at the start.
+        plan: bits as they are now, and ranks at the start; None where all weights were trained.
+        whole: folder of a wholly trained model; None where an adapter was trained.
         result: what ``result.json`` holds.
-        base: folder of the base model; ``base_info`` its entry in the model list.
-        train_examples: how many examples were learned.
+        base: folder of the model that was trained, of which exports take configuration and
+            tokenizer; ``base_info`` the entry of the base model (or teacher) in the model list.
+        train_examples: how many examples were learned; ``data_sha256`` of all of them.
         quiz: the held-out examples.
         examples: what the export is checked with (the quiz, or what was learned without one).
     """
 
     folder: Path
     config: RunConfig
-    plan: Plan
+    plan: Plan | None
+    whole: Path | None
     result: dict[str, Any]
     base: Path
     base_info: models.ModelInfo
     train_examples: int
+    data_sha256: str
     quiz: tuple[Example, ...]
     examples: tuple[Example, ...]
 
@@ -73,7 +77,8 @@ def open_run(folder: Path) -> FinishedRun:
     """
     try:
         result = json.loads((folder / "result.json").read_text("utf-8"))
-        plan = store.load_plan(folder)
+        whole = store.whole_model(folder)
+        plan = store.load_plan(folder) if whole is None else None
     except (OSError, ValueError) as error:
         raise ModelError(
             "This run is not finished, so there is nothing to export yet.",
@@ -82,17 +87,19 @@ def open_run(folder: Path) -> FinishedRun:
             code="export.unfinished",
         ) from error
     config = RunConfig.load(folder / "config.json")
-    info = models.resolve(config.model)
+    info = models.resolve(config.model if whole else store.base_name(folder, config))
     sides = frozen.load_frozen(folder / "data")
     quiz = tuple(sides.quiz)
     return FinishedRun(
         folder=folder,
         config=config,
         plan=plan,
+        whole=whole,
         result=result,
-        base=models.ensure_local(info),
+        base=whole or store.base_folder(folder, config),
         base_info=info,
         train_examples=len(sides.train),
+        data_sha256=plan.data_sha256 if plan else sides.sha256,
         quiz=quiz,
         examples=quiz or tuple(sides.train),
     )
@@ -118,8 +125,15 @@ def load_tuned(run: FinishedRun) -> Tuned:
     """Load the tuned model and let it answer the prompts of the check.
 
     Raises:
-        ModelError: if it cannot be loaded.
+        ModelError: if it cannot be loaded, or all weights were trained.
     """
+    if run.whole is not None:
+        raise ModelError(
+            "All weights of this model were trained, so that there is no adapter to export.",
+            where=run.folder.name,
+            action="Export it merged: a whole model that others can load.",
+            code="export.no_adapter",
+        )
     model, base = store.load_run(run.folder)
     tokenizer = modelload.load_tokenizer(base)
     chat = ChatFormat.of(tokenizer)

@@ -199,7 +199,7 @@ class _NormProducts(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, norm: RmsNorm, owner: FusedProducts, *triplets: Tensor
+        ctx: Any, x: Tensor, norm: RmsNorm, owner: FusedProducts, *trained: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.norm, ctx.layers, ctx.shape = norm, owner.layers, x.shape
         with frame() as room:
@@ -233,7 +233,7 @@ class _NormMlp(torch.autograd.Function):
     """down(act(gate(n)) * up(n)) of the normalised input n; keeps n, gate and up."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, norm: RmsNorm, mlp: FusedMlp, *triplets: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, norm: RmsNorm, mlp: FusedMlp, *trained: Tensor) -> Tensor:
         ctx.norm, ctx.mlp = norm, mlp
         value, _ = mlp.activation
         with frame() as room:
@@ -283,8 +283,8 @@ class FusedMlp:
 
     def apply(self, x: Tensor, norm: RmsNorm) -> Tensor:
         """Map the residual stream x (..., d) to what is added to it (..., d)."""
-        triplets = [t for x in (self.gate, self.up, self.down) for t in x.triplets]
-        y: Tensor = _NormMlp.apply(x, norm, self, *triplets)  # type: ignore[no-untyped-call]
+        trained = [t for x in (self.gate, self.up, self.down) for t in x.trained]
+        y: Tensor = _NormMlp.apply(x, norm, self, *trained)  # type: ignore[no-untyped-call]
         return y
 
 
@@ -303,8 +303,8 @@ class FusedProducts:
     def result(self, index: int, x: Tensor) -> Tensor:
         """What layer ``index`` makes of the residual stream x (..., d)."""
         if self._input is not x or index not in self._left:
-            triplets = [t for layer in self.layers for t in layer.triplets]
-            made = _NormProducts.apply(x, self.norm, self, *triplets)  # type: ignore[no-untyped-call]
+            trained = [t for layer in self.layers for t in layer.trained]
+            made = _NormProducts.apply(x, self.norm, self, *trained)  # type: ignore[no-untyped-call]
             self._input, self._left = x, dict(enumerate(made))
         found = self._left.pop(index)
         if not self._left:

@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 
 from core.config import MB, RunConfig
-from core.plan.allocate import TRAINED_BYTES, Floats, Solution, solve_two
+from core.layers.spectral import basis_bytes, scratch_bytes
+from core.plan.allocate import Floats, Solution, solve_two
 from core.plan.memory import StepBytes
 from core.plan.profile import RANKS, Price
+from core.plan.trained import imported_bytes, trained_bytes
 from core.plan.types import LinearPlan, Plan
 from core.quant.schemes import Scheme
 
@@ -210,6 +212,7 @@ class _Table:
 
     def __init__(self, config: RunConfig, situation: Situation) -> None:
         self.config, self.situation = config, situation
+        self.number = trained_bytes(config.train)
         self.choices = _choices(config, situation.prices)
         prices = situation.prices
         shape = (len(prices), len(self.choices))
@@ -220,13 +223,17 @@ class _Table:
                 self.weight[row, column] = _scheme(config, bits).stored_bytes(
                     p.out_features, p.in_features
                 )
-                self.trained[row, column] = rank * _rank_bytes(p)
+                self.trained[row, column] = rank * _rank_bytes(p, self.number)
+                if config.adapter.parametrisation == "svd":
+                    self.weight[row, column] += basis_bytes(*_directions(config, p))
+                    self.trained[row, column] = _spectral_bytes(config, p, self.number)
         self.objective = self.cost + self._missed()
         self.bits = np.array([bits for bits, _ in self.choices])
         # The widest that is offered, if all are below the comfortable one.
         self.comfort = max((b for b in self.bits if b <= COMFORT_BITS), default=min(self.bits))
         start = OVERSHOOT if config.adapter.dynamic else 1.0
-        self.adapter_budget = start * config.adapter.rank * sum(_rank_bytes(p) for p in prices)
+        triplet = sum(_rank_bytes(p, self.number) for p in prices)
+        self.adapter_budget = start * config.adapter.rank * triplet
         if config.adapter.uniform:  # there is nothing to share out
             self.adapter_budget = math.inf
 
@@ -263,9 +270,10 @@ class _Table:
         s = self.situation
         tables = sum(Scheme(setting.table_bits).stored_bytes(*shape) for shape in s.tables)
         return {
-            "process": s.process,
+            "process": s.process + imported_bytes(self.config.train),
             "embeddings": tables + s.fixed,
-            "activations": s.step.at(setting.tokens, setting.recomputed),
+            "activations": s.step.at(setting.tokens, setting.recomputed)
+            + _scratch(self.config, s.prices, setting.tokens),
             "allocator": s.allocator,
         }
 
@@ -299,8 +307,8 @@ class _Table:
         trained = float(self.trained[rows, solution.picks].sum())
         parts = self._parts(setting)
         parts["weights"] = int(self.weight[rows, solution.picks].sum())
-        parts["adapters"] = parts["gradients"] = int(trained / 4)
-        parts["optimizer"] = int(trained) - 2 * int(trained / 4)
+        parts["adapters"] = parts["gradients"] = int(4 * trained / self.number)
+        parts["optimizer"] = int(trained) - 2 * parts["adapters"]
         return parts
 
     def peak(self, setting: _Setting, solution: Solution) -> int:
@@ -366,15 +374,18 @@ class _Table:
         p = self.situation.prices[row]
         bits, rank = self.choices[solution.picks[row]]
         dynamic = self.config.adapter.dynamic and not self.config.adapter.uniform
-        code, values, why = self._why(row, bits, rank)
-        stored = self.weight[row, solution.picks[row]] + self.trained[row, solution.picks[row]] / 4
+        svd = self.config.adapter.parametrisation == "svd"
+        shown = _directions(self.config, p)[-1] if svd else rank
+        code, values, why = self._why(row, bits, rank, shown)
+        pick = solution.picks[row]
+        stored = self.weight[row, pick] + 4 * self.trained[row, pick] / self.number
         return LinearPlan(
             name=p.name,
             layer=next((int(x) for x in p.name.split(".") if x.isdecimal()), -1),
             module=p.name.rpartition(".")[2],
             bits=bits,
-            rank=rank,
-            target_rank=round(rank / OVERSHOOT) if dynamic else rank,
+            rank=shown,
+            target_rank=round(shown / OVERSHOOT) if dynamic else shown,
             bytes=int(stored),
             why=why,
             error=float(p.cost[bits][RANKS.index(rank)]),
@@ -384,8 +395,11 @@ class _Table:
             why_values=values,
         )
 
-    def _why(self, row: int, bits: int, rank: int) -> tuple[str, dict[str, str], str]:
-        """One sentence: how sensitive the layer is, and what the next lower width would cost."""
+    def _why(self, row: int, bits: int, rank: int, shown: int) -> tuple[str, dict[str, str], str]:
+        """One sentence: how sensitive the layer is, and what the next lower width would cost.
+
+        ``rank``: that of the price; ``shown``: that of the adapter.
+        """
         p = self.situation.prices[row]
         order = sorted(q.cost[min(q.cost)][0] for q in self.situation.prices)
         place = order.index(p.cost[min(p.cost)][0]) / max(1, len(order) - 1)
@@ -395,7 +409,7 @@ class _Table:
         extra = p.cost[lower][k] - p.cost[bits][k] if lower else 0.0
         values = {
             "bits": str(bits),
-            "rank": str(rank),
+            "rank": str(shown),
             "lower": str(lower),
             "extra": f"{extra:.4f}",
         }
@@ -405,7 +419,7 @@ class _Table:
             "low": "Answers hardly depend on this layer",
         }
         next_lower = f"; {lower} bits would cost {extra:.4f} nats a token more" if lower else ""
-        sentence = f"{words[level]}: {bits} bits, rank {rank}{next_lower}."
+        sentence = f"{words[level]}: {bits} bits, rank {shown}{next_lower}."
         return f"plan.why.{level}" + ("" if lower else ".lowest"), values, sentence
 
 
@@ -414,9 +428,34 @@ def _word(recomputed: int, layers: int) -> str:
     return "off" if recomputed == 0 else "on" if recomputed == layers else "part"
 
 
-def _rank_bytes(price: Price) -> int:
-    """Bytes of one trained triplet; mask, scores and counters are a few numbers beside U, s, V."""
-    return TRAINED_BYTES * (price.out_features + price.in_features + 1) + 32
+def _rank_bytes(price: Price, number: int) -> int:
+    """Bytes of one trained triplet, ``number`` for each of its numbers.
+
+    Mask, scores and counters are a few numbers beside U, s, V.
+    """
+    return number * (price.out_features + price.in_features + 1) + 32
+
+
+def _directions(config: RunConfig, price: Price) -> tuple[int, int, int]:
+    """(o, i, r) of a layer whose singular values train."""
+    o, i = price.out_features, price.in_features
+    return o, i, min(config.adapter.directions, o, i)
+
+
+def _spectral_bytes(config: RunConfig, price: Price, number: int) -> int:
+    """Bytes of r singular values and o row scales in training, ``number`` for each of them.
+
+    The optimizer's counters are a few numbers beside.
+    """
+    o, _, r = _directions(config, price)
+    return number * (r + o) + 32
+
+
+def _scratch(config: RunConfig, prices: list[Price], tokens: int) -> int:
+    """Bytes of a step that grow with the directions; a step is counted with a small rank."""
+    if config.adapter.parametrisation != "svd":
+        return 0
+    return max(scratch_bytes(*_directions(config, p), tokens) for p in prices)
 
 
 def _choices(config: RunConfig, prices: list[Price]) -> list[tuple[int, int]]:
@@ -425,6 +464,9 @@ def _choices(config: RunConfig, prices: list[Price]) -> list[tuple[int, int]]:
     widths = [config.quant.bits] if config.quant.bits else offered
     if config.quant.scheme == "nf4":
         widths = [4]
+    if config.adapter.parametrisation == "svd":
+        # Priced as if the whole weight were rounded; only what the directions leave is.
+        return [(b, 0) for b in widths]
     if config.adapter.uniform:
         rank = min(RANKS[1:], key=lambda r: abs(r - config.adapter.rank))
         return [(b, rank) for b in widths]

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from core.adapters.basis import Bases
 from core.plan.measured import InputMoments, MeasuredLinear, MomentsOfLast, measured_model
 from core.plan.profile import Profile
 from core.plan.types import LinearPlan, Plan
@@ -42,6 +43,7 @@ def round_linears(
     group: int = 64,
     error_start: bool = True,
     embedding_bits: int = 16,
+    bases: Bases | None = None,
     device: torch.device | None = None,
     on_linear: Callable[[LinearPlan, int, int], None] = lambda linear, done, total: None,
 ) -> Candidate:
@@ -56,6 +58,7 @@ def round_linears(
         group: weights that share a scale.
         error_start: whether adapters start by cancelling the error.
         embedding_bits: 8 or 16, of the tables meanwhile.
+        bases: singular directions that are kept as they are, so that only the rest is rounded.
         device: where it runs.
         on_linear: called after each layer that was rounded.
 
@@ -67,6 +70,7 @@ def round_linears(
     below = {p.name: (k, p) for k, p in enumerate(plan.linears) if p.bits < 8}
     if below:
         rounder = _Rounder(plan, profile, folder, group, below, on_linear, error_start=error_start)
+        rounder.bases = bases
         model, layers = measured_model(path, embedding_bits, device)
         for name in below:
             layers[name].on_forward = rounder.round
@@ -116,6 +120,7 @@ class _Rounder:
         self.codebook = plan.scheme
         self.moments = MomentsOfLast()
         self.done = 0
+        self.bases: Bases | None = None
 
     @torch.no_grad()
     def round(self, layer: MeasuredLinear, weight: Tensor, x: Tensor) -> Tensor:
@@ -124,12 +129,25 @@ class _Rounder:
         rank = linear.error_rank if self.error_start else 0
         sensitivity = self.profile.tensors(index)["sensitivity"].to(weight.device)
         scheme = Scheme(linear.bits, self.group, self.codebook)
-        kept, effective = rounded_layer(weight, self.moments.of(x), sensitivity, scheme, rank)
+        part = self._kept_part(layer.name, weight)
+        kept, effective = rounded_layer(
+            weight if part is None else weight - part,
+            self.moments.of(x),
+            sensitivity,
+            scheme,
+            rank,
+        )
         tensors = {k: t.contiguous().cpu() for k, t in kept.items()}
         save_file(tensors, self.folder / f"{index}.safetensors")
         self.done += 1
         self.on_linear(linear, self.done, len(self.below))
-        return effective
+        return effective if part is None else effective.add_(part)
+
+    def _kept_part(self, name: str, weight: Tensor) -> Tensor | None:
+        """What of ``weight`` (o, i) is kept as it is; None: nothing."""
+        if self.bases is None:
+            return None
+        return self.bases.of(name, weight).part().to(weight.device)
 
 
 def rounded_layer(

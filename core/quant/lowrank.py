@@ -28,6 +28,24 @@ def truncated_svd(matrix: Tensor, rank: int, *, iterations: int = 2, seed: int =
     return (basis @ u)[:, :rank], s[:rank], v[:rank]
 
 
+def exact_svd(matrix: Tensor, rank: int) -> Triplets:
+    """The leading ``rank`` triplets in float64, from the eigenvectors of the smaller Gram matrix.
+
+    Much faster than a full decomposition. A vector is right to about 1e-16 |M|^2 over the distance
+    of its squared singular value to the next; directions under 1e-6 |M| are zeros.
+    """
+    wide = matrix.double()
+    tall = wide.shape[0] >= wide.shape[1]
+    values, vectors = torch.linalg.eigh(wide.t() @ wide if tall else wide @ wide.t())
+    s = values.flip(0)[:rank].clamp_min(0).sqrt()
+    near = vectors.flip(1)[:, :rank]
+    real = s > 1e-6 * s[0].clamp_min(1e-300)
+    inverse = torch.where(real, 1 / s.clamp_min(1e-300), 0.0)
+    near, s = near * real, s * real
+    far = (wide @ near if tall else wide.t() @ near) * inverse
+    return (far, s, near.t()) if tall else (near, s, far.t())
+
+
 def weighted_fit(
     error: Tensor, rows: Tensor, lower: Tensor, rank: int, *, iterations: int = 2
 ) -> tuple[Tensor, Tensor]:

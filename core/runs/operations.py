@@ -3,15 +3,17 @@
 Each function takes plain values and an ``emit``; :data:`OPERATIONS` gives them to
 :mod:`core.runs.serve` under the names that pages ask for:
 
-========  ====================================================================================
-ping      nothing; returns ``pid``
-load      ``which`` and a model (see below): loads it ahead of the first question
-plan      ``config``: returns the plan
-lengths   ``model``, ``data``: tokens of a class
-chat      ``which``, ``turns``, ``temperature``, ``top_p``, ``max_new_tokens``, ``seed``: streams
-evaluate  a model, ``data``, ``questions`` (unset: all), ``max_new_tokens``: returns the marks
-export    ``run``, ``format``, ``out`` (unset: in the run), ``language``: files and the check
-========  ====================================================================================
+==========  ==================================================================================
+ping        nothing; returns ``pid``
+load        ``which`` and a model (see below): loads it ahead of the first question
+plan        ``config``: returns the plan
+lengths     ``model``, ``data``: tokens of a class
+chat        ``which``, ``turns``, ``temperature``, ``top_p``, ``max_new_tokens``, ``seed``: streams
+evaluate    a model, ``data``, ``questions`` (unset: all), ``max_new_tokens``: returns the marks
+export      ``run``, ``format``, ``out`` (unset: in the run), ``language``: files and the check
+same        ``run``, ``first``, ``second``: whether two questions mean the same
+duplicates  ``run``, ``data``: questions of a class that were asked before
+==========  ==================================================================================
 
 A model is named by ``run`` (a run folder, its base being the run's) or by ``model`` and, for the
 tuned one, ``adapter``.
@@ -27,9 +29,10 @@ from typing import TYPE_CHECKING, Any
 
 from core.config import DataConfig, RunConfig
 from core.data.types import Example, Turn
-from core.errors import ConfigError
+from core.errors import ConfigError, ModelError
 from core.events import Emit, PhaseChanged
-from core.runs.residents import Resident, Residents, base_of
+from core.runs.folder import read_json
+from core.runs.residents import PairResident, Resident, Residents, base_of
 
 if TYPE_CHECKING:
     from core.runs.serve import Operation, Request
@@ -152,6 +155,13 @@ def load(model: str, adapter: str, emit: Emit) -> Resident:
         emit(PhaseChanged("load", share, text))
 
     emit(PhaseChanged("load"))
+    if adapter and compares(Path(adapter)):
+        raise ModelError(
+            "The model of this run compares two questions and writes no answers.",
+            where=Path(adapter).name,
+            action="Use it on the page Same question?, or by the verb pairs.",
+            code="pairs.no_chat",
+        )
     if adapter:
         return _residents.tuned(Path(adapter), model, progress)
     return _residents.base(model or "starter", progress)
@@ -179,6 +189,11 @@ def evaluate(
         emit=emit,
         should_stop=should_stop,
     )
+
+
+def compares(run: Path) -> bool:
+    """Whether a folder is that of a run whose model compares questions."""
+    return (read_json(run / "config.json") or {}).get("method") == "pairs"
 
 
 # Under the names of the helper process
@@ -238,6 +253,9 @@ def _chat(request: Request) -> dict[str, Any]:
 
 
 def _evaluate(request: Request) -> dict[str, Any]:
+    asked = request.arguments.get("adapter") or request.arguments.get("run") or ""
+    if asked and compares(Path(str(asked))):
+        return _evaluate_pairs(request, Path(str(asked)))
     examples, quiz = read_examples(_data_of(request)), RunConfig().quiz
     questions = request.arguments.get("questions")
     resident = _named(request)
@@ -252,12 +270,51 @@ def _evaluate(request: Request) -> dict[str, Any]:
         )
 
 
+def _share(request: Request, phase: str) -> Callable[[float], None]:
+    return lambda share: request.emit(PhaseChanged(phase, share))
+
+
+def _pair_model(request: Request, run: Path) -> PairResident:
+    request.emit(PhaseChanged("load"))
+    return _residents.pairs(run)
+
+
+def _evaluate_pairs(request: Request, run: Path) -> dict[str, Any]:
+    from core.pairs import use
+
+    pairs = use.read_labelled(_data_of(request))
+    resident = _pair_model(request, run)
+    with resident.lock:
+        return use.evaluate(resident.trained, pairs, _share(request, "quiz"))
+
+
+def _same(request: Request) -> dict[str, Any]:
+    from core.pairs import use
+
+    first, second = (str(request.arguments.get(k, "")) for k in ("first", "second"))
+    resident = _pair_model(request, Path(str(request.arguments["run"])))
+    with resident.lock:
+        return use.ask(resident.trained, first, second)
+
+
+def _duplicates(request: Request) -> dict[str, Any]:
+    from core.pairs import use
+
+    resident = _pair_model(request, Path(str(request.arguments["run"])))
+    with resident.lock:
+        return use.duplicates(resident.trained, _data_of(request), _share(request, "compare"))
+
+
 def _export(request: Request) -> dict[str, Any]:
     from core.export import export
 
     run, form = Path(str(request.arguments["run"])), str(request.arguments["format"])
     out = Path(str(request.arguments.get("out") or run / "export" / form))
     language = str(request.arguments.get("language", "en"))
+    if compares(run):
+        from core.pairs.export import export_merged
+
+        return export_merged(run, form, out, request.emit)
     return export(run, form, out, language=language, emit=request.emit)
 
 
@@ -269,4 +326,6 @@ OPERATIONS: dict[str, Operation] = {
     "chat": _chat,
     "evaluate": _evaluate,
     "export": _export,
+    "same": _same,
+    "duplicates": _duplicates,
 }

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import psutil
 
@@ -19,6 +19,9 @@ from core.data.chat import ChatFormat
 from core.errors import ModelError
 from core.models import ensure_local, resolve
 from core.runs.folder import read_json
+
+if TYPE_CHECKING:
+    from core.pairs.store import Trained
 
 _SPARE = 400_000_000  # bytes left free for generating and for other programs
 _BYTES_PER_WEIGHT = 4  # float32, which is what most CPUs multiply fast
@@ -36,6 +39,26 @@ class Resident:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
+@dataclass
+class PairResident:
+    """A model that compares questions; ``lock`` while it does."""
+
+    trained: Trained
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Kept(Protocol):
+    """What can be kept loaded."""
+
+    @property
+    def lock(self) -> threading.Lock:
+        """Held while it is in use."""
+        ...
+
+
+AnyKept = TypeVar("AnyKept", bound=Kept)
+
+
 def base_of(run: Path) -> str:
     """The base model that a run or an adapter was made for.
 
@@ -46,11 +69,11 @@ def base_of(run: Path) -> str:
 
 
 class Residents:
-    """At most one base and one tuned model."""
+    """At most one base, one tuned model and one that compares questions."""
 
     def __init__(self) -> None:
         """Start with nothing loaded."""
-        self._kept: dict[str, tuple[Any, Resident]] = {}
+        self._kept: dict[str, tuple[Any, Any]] = {}
         self._loading = threading.Lock()
 
     def base(self, model: str, progress: Progress) -> Resident:
@@ -82,11 +105,22 @@ class Residents:
         base = model or _named_base(adapter, str(exported.get("base_model_name_or_path", "")))
         return self._get("tuned", key, lambda: _load_peft(adapter, base, progress), _weights(base))
 
-    def _get(self, which: str, key: Any, load: Callable[[], Resident], weights: int) -> Resident:
+    def pairs(self, run: Path) -> PairResident:
+        """The model of a run of the method ``pairs``.
+
+        Raises:
+            ModelError: there is none, or it is damaged.
+        """
+        stamps = sorted(p.stat().st_mtime_ns for p in (run / "adapter").glob("*.safetensors"))
+        key = (str(run.resolve()), stamps)
+        return self._get("pairs", key, lambda: _load_pairs(run), _weights(base_of(run)))
+
+    def _get(self, which: str, key: Any, load: Callable[[], AnyKept], weights: int) -> AnyKept:
         with self._loading:
             kept = self._kept.get(which)
             if kept is not None and kept[0] == key:
-                return kept[1]
+                found: AnyKept = kept[1]
+                return found
             self._drop(which)
             if weights * _BYTES_PER_WEIGHT + _SPARE > psutil.virtual_memory().available:
                 self._drop(*self._kept)
@@ -128,6 +162,12 @@ def _load_run(run: Path) -> Resident:
     from core.adapters.store import load_adapted
 
     return Resident(*load_adapted(run))
+
+
+def _load_pairs(run: Path) -> PairResident:
+    from core.pairs.store import load_trained
+
+    return PairResident(load_trained(run))
 
 
 def _load_peft(adapter: Path, model: str, progress: Progress) -> Resident:

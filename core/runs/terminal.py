@@ -11,12 +11,14 @@ MB = 10**6
 
 _PHASES = {
     "data": "reading the class data",
+    "teacher": "asking the teacher",
     "profile": "measuring the model on the class data",
     "plan": "planning",
     "load": "loading the model",
     "train": "training",
     "quiz": "marking the quiz",
     "export": "writing and checking",
+    "compare": "comparing questions",
     "done": "done",
 }
 
@@ -70,6 +72,8 @@ class Screen:
             self.say(plan_line(event["plan"]))
         elif kind == "note":
             self.say(str(event["text"]))
+        elif kind == "pairs":
+            self.say(pairs_line(event))
         elif kind == "verdict":
             self.progress(f"the model is {str(event['verdict']).replace('_', ' ')}")
 
@@ -93,6 +97,21 @@ def step_line(event: dict[str, Any]) -> str:
         f"{event['tokens_per_second'] or 0:.0f} tokens/s  "
         f"{event['memory_bytes'] / MB:.0f} MB (peak {event['peak_bytes'] / MB:.0f})  "
         f"{left // 60}:{left % 60:02d} left"
+    )
+
+
+def pairs_line(event: dict[str, Any]) -> str:
+    """Marks of a model that compares questions in a line."""
+    marks = event["marks"]
+    return f"step {event['step']}, {event['slice']} pairs: {marks_line(marks)}"
+
+
+def marks_line(marks: dict[str, Any]) -> str:
+    """Accuracy, F1, MCC and the four counts."""
+    c = marks["confusion"]
+    return (
+        f"accuracy {marks['accuracy']:.3f}, F1 {marks['f1']:.3f}, MCC {marks['mcc']:.3f} "
+        f"({c['tp']} same found, {c['fn']} missed, {c['tn']} different, {c['fp']} taken for same)"
     )
 
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from core.config import MB
 from core.errors import TrainingError
 from core.layers.lora import AdapterLinear
+from core.plan.trained import MOMENTS
 from core.plan.types import Plan
 
 OWN = ("weights", "adapters", "gradients", "optimizer")  # parts of a plan that lie in tensors here
-MOMENTS = 2  # of AdamW, each as large as its parameter
 
 
 class LedgerError(TrainingError):
@@ -31,12 +31,13 @@ class Held:
     """Bytes of all adapted layers and their optimizer.
 
     Attributes:
-        weights: packed codes, or the weights themselves at 16 bits.
+        weights: packed codes, or the weights themselves at 16 bits; and frozen directions.
         scales: scales and zero points.
-        factors: U, s, V.
+        factors: what is trained: U, s, V, or singular values and row scales.
         gradients: of the factors; where there is none now, what the next step will make.
         moments: of the optimizer, its counters included; likewise.
-        masks: masks, gradients of the gates, scores of the rank controller.
+        masks: masks, gradients of the gates, scores of the rank controller; and what terms of the
+            objective and decay remember.
     """
 
     weights: int
@@ -66,8 +67,16 @@ def held(
     layers: Mapping[str, AdapterLinear],
     optimizer: torch.optim.Optimizer,
     scores: Iterable[Tensor] = (),
+    moments_each: int = MOMENTS["adamw"],
 ) -> Held:
-    """Add up the tensors of ``layers``, of their ``optimizer`` and of the rank controller."""
+    """Add up the tensors of ``layers``, of their ``optimizer`` and of the rank controller.
+
+    Args:
+        layers: adapted layers by name.
+        optimizer: what trains them.
+        scores: tensors of the rank controller, of terms and of decay.
+        moments_each: numbers that the optimizer will keep for each trained one.
+    """
     weights = scales = factors = gradients = moments = 0
     masks = sum(t.nbytes for t in scores)
     for layer in layers.values():
@@ -76,14 +85,15 @@ def held(
                 weights += buffer.nbytes
             else:
                 scales += buffer.nbytes
-        masks += layer.m.nbytes + layer.s.nbytes  # the gate's gradient is as large as s
-        for p in (layer.U, layer.s, layer.V):
+        weights += layer.basis_bytes
+        masks += 2 * layer.m.nbytes  # the gate's gradient is as large
+        for p in layer.trained:
             if not p.numel():
                 continue
             factors += p.nbytes
             gradients += p.nbytes if p.grad is None else p.grad.nbytes
             state = [v for v in optimizer.state.get(p, {}).values() if isinstance(v, Tensor)]
-            moments += sum(v.nbytes for v in state) or MOMENTS * p.nbytes
+            moments += sum(v.nbytes for v in state) or moments_each * p.nbytes
     return Held(weights, scales, factors, gradients, moments, masks)
 
 

@@ -8,25 +8,39 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from core.assemble import LanguageModel
 from core.config import TrainConfig
 from core.data.packing import Row, Schedule
 from core.device import held_bytes, peak_bytes
 from core.errors import TrainingError
-from core.events import Emit, Evaluated, MemoryMeasured, Note, StepDone, VerdictReached
+from core.events import (
+    Emit,
+    Evaluated,
+    MemoryMeasured,
+    Note,
+    OptimizerActed,
+    StepDone,
+    TermsAdded,
+    VerdictReached,
+    WentBack,
+)
 from core.layers.lora import AdapterLinear
+from core.objectives.terms import LossTerm, add_term
+from core.plan.trained import moments
 from core.train.ledger import Held, Ledger, held
+from core.train.optimizers import RULES, EduAdapt, answering
 from core.train.ranks import RankController
+from core.train.rules import NO_GAIN, AdaptiveClip, BalancedDecay, rate_at
 from core.train.verdict import verdict
 
-STRIKES = 3  # steps in a row without finite gradients before the run stops
+STRIKES = 3  # steps in a row without finite gradients before the run stops or goes back
+RETURNS = 2  # times that a run goes back before it stops
 LOOKS, CHECKPOINTS = 6, 10  # of a run, unless set otherwise
 PATIENCE = 3  # looks at the quiz loss without a gain before training ends early
 
@@ -46,6 +60,33 @@ class Progress:
     seconds: float = 0.0
     done: bool = False
     requantized: list[int] = field(default_factory=list)  # steps after which bits have changed
+    halvings: int = 0  # of the rate: on a plateau, or after going back
+    flat: int = 0  # looks at the quiz loss without a gain, since the last halving
+    flat_nll: float = math.inf
+    returns: int = 0  # times that the run has gone back
+
+
+class Trained(Protocol):
+    """What the loop needs of a model: one with adapters, or one that trains as a whole."""
+
+    model: Any
+    device: torch.device
+
+    def loss(self, ids: Tensor, positions: Tensor, labels: Tensor) -> Tensor:
+        """Mean answer loss of a packed row; all (T,)."""
+
+    def losses(self, ids: Tensor, positions: Tensor, labels: Tensor) -> Tensor:
+        """Loss of every learned token, without gradients."""
+
+
+class Objective(Protocol):
+    """A loss other than that of the answers alone."""
+
+    def loss(self, row: Row, step: int, share: float) -> tuple[Tensor, float]:
+        """What goes down for a row, and the answer loss (nats a token) to tell."""
+
+    def step_done(self, step: int, emit: Emit) -> None:
+        """Hear that all rows of a step have been seen."""
 
 
 @dataclass
@@ -59,9 +100,15 @@ class Trainer:
         sample: emits a sample answer (asked for now and then).
         ledger: what the tensors of this training may hold; checked in every step.
         requantize: asked after every step; changes the bits of layers when it is time to.
+        terms: of the objective, beside the loss.
+        clip: sets the largest gradient norm; None: fixed.
+        decay: lets factors decay after each step; None: the optimizer's own, if any.
+        go_back: puts everything back to the last checkpoint; False where that cannot be done.
+            None: steps without finite gradients end the run.
+        objective: what goes down; None: the loss of the answers.
     """
 
-    model: LanguageModel
+    model: Trained
     layers: dict[str, AdapterLinear]
     optimizer: torch.optim.Optimizer
     config: TrainConfig
@@ -77,6 +124,18 @@ class Trainer:
     budget_bytes: int = 0
     ledger: Ledger | None = None
     requantize: Callable[[Trainer], None] | None = None
+    terms: Sequence[LossTerm] = ()
+    clip: AdaptiveClip | None = None
+    decay: BalancedDecay | None = None
+    go_back: Callable[[Trainer], bool] | None = None
+    objective: Objective | None = None
+
+    def __post_init__(self) -> None:
+        """Learn how the optimizer wants its rate."""
+        rule = RULES[self.config.optimizer]
+        self._peak, self._spoils = self.config.lr * rule.factor, rule.spoils
+        asked = self.config.schedule
+        self._schedule = rule.schedule if asked == "auto" else asked
 
     @property
     def eval_every(self) -> int:
@@ -94,17 +153,20 @@ class Trainer:
         Raises:
             TrainingError: if loss or gradients stay non-finite.
         """
-        p = self.progress
-        if p.step == 0:
+        if self.progress.step == 0:
             self._look_at_start()
-        while p.step < self.steps and not p.done:
+        while self.progress.step < self.steps and not self.progress.done:
             started = time.monotonic()
-            loss = self._step(p.step)
+            loss = self._step(self.progress.step)
+            if self.progress.strikes >= STRIKES:
+                self._go_back()
+                continue
+            p = self.progress
             p.step += 1
             p.seconds += time.monotonic() - started
             if math.isfinite(loss):
                 p.losses.append(loss)
-            self._report(loss)
+                self._report(loss)
             if self.requantize is not None:
                 self.requantize(self)
             if p.step % self.eval_every == 0 or p.step == self.steps:
@@ -117,12 +179,9 @@ class Trainer:
         return ""
 
     def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then a cosine down to a tenth."""
-        warm = max(1.0, self.config.warmup * self.steps)
-        if step < warm:
-            return self.config.lr * (step + 1) / (warm + 1)
-        share = (step - warm) / max(1.0, self.steps - warm)
-        return self.config.lr * (0.1 + 0.45 * (1 + math.cos(math.pi * share)))
+        """Linear warm-up, then by the schedule; halved as often as that was needed."""
+        rate = rate_at(step, self.steps, self._peak, self.config.warmup, self._schedule)
+        return rate * 0.5**self.progress.halvings
 
     def evaluate(self) -> float:
         """Mean loss per answer token on the held-out rows (NaN without any)."""
@@ -130,12 +189,30 @@ class Trainer:
 
     def mean_loss(self, rows: Sequence[Row]) -> float:
         """Mean loss per answer token of any rows (NaN without any)."""
-        losses = [self.model.losses(*self._tensors(row)) for row in rows]
+        with answering(self.optimizer):
+            losses = [self.model.losses(*self._tensors(row)) for row in rows]
         return float(torch.cat(losses).mean()) if losses else math.nan
 
     def held(self) -> Held:
         """Bytes of the tensors that the plan allots to this training."""
-        return held(self.layers, self.optimizer, self.ranks.scores() if self.ranks else ())
+        return held(self.layers, self.optimizer, self._remembered(), moments(self.config))
+
+    def _remembered(self) -> Iterator[Tensor]:
+        """Tensors of the rank controller, of terms and of decay."""
+        if self.ranks is not None:
+            yield from self.ranks.scores()
+        for part in self._parts():
+            yield from part.tensors().values()
+
+    def _parts(self) -> list[LossTerm | BalancedDecay]:
+        """What remembers something of each layer beside what it trains."""
+        return [*self.terms, *([self.decay] if self.decay else [])]
+
+    def renew(self, names: Iterable[str]) -> None:
+        """Layers were stored in other bits and fitted anew."""
+        for part in self._parts():
+            for name in names:
+                part.renew(name)
 
     def check_ledger(self) -> None:
         """Compare what is held with the plan.
@@ -155,45 +232,125 @@ class Trainer:
             if not row.answer_tokens:
                 continue
             share = row.answer_tokens / answers
-            loss = self.model.loss(*self._tensors(row)) * share
+            loss, told = self._row_loss(row, step, share)
             loss.backward()
-            total += float(loss.detach())
+            total += told
             self.progress.tokens += row.example_tokens
             del loss
+        if self.objective is not None:
+            self.objective.step_done(step, self.emit)
         if step == 0:
             self._compare_memory()
-        finite = self._finite(total)
+        self._add_terms(step)
+        finite, norm, limit = self._finite(total)
+        # Scores are taken from this step's gradients, before they are dropped or written over.
+        early = self.ranks is not None and finite and self._spoils
+        if self.ranks is not None and early:
+            self.ranks.score()
         if finite:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate(step)
-            self.optimizer.step()
-        # Scores are taken from this step's gradients, before they are dropped.
+            self._move(step, norm, limit)
         if self.ranks is not None:
-            self.ranks.after_backward(step, self.emit, finite=finite)
+            self.ranks.after_backward(step, self.emit, finite=finite, scored=early)
         self.check_ledger()
         self.optimizer.zero_grad(set_to_none=True)
         for layer in self.layers.values():
             layer.gate_gradient = None
+        for term in self.terms:
+            term.after_step(step + 1)
         return total
 
-    def _finite(self, loss: float) -> bool:
-        """Clip; skip a step whose gradients are not finite, stop after three in a row."""
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        limit = self.config.grad_clip or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+    def _row_loss(self, row: Row, step: int, share: float) -> tuple[Tensor, float]:
+        """A row's part of the step's loss, and of the answer loss that is told."""
+        if self.objective is None:
+            loss = self.model.loss(*self._tensors(row)) * share
+            return loss, float(loss.detach())
+        loss, answers = self.objective.loss(row, step, share)
+        return loss * share, answers * share
+
+    def _add_terms(self, step: int) -> None:
+        """Add the gradients of the objective's other terms to that of the loss."""
+        share, largest = step / self.steps, self.config.direction_share
+        due = [term for term in self.terms if step % term.every == 0]
+        added = [add_term(term, self.layers, share, largest) for term in due]
+        told = {a.name: asdict(a) for a in added if a is not None}
+        if told:
+            for values in told.values():
+                del values["name"]
+            self.emit(TermsAdded(step + 1, told))
+
+    def _move(self, step: int, norm: float, limit: float) -> None:
+        """Let the optimizer make its step, and the factors decay."""
+        rate = self.learning_rate(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group.get("share", 1.0)
+        if self.decay is not None:
+            self.decay.before()
+        self.optimizer.step()
+        decay = {} if self.decay is None else self.decay.after(rate)
+        masked = isinstance(self.optimizer, EduAdapt)
+        if self.clip is not None or self.decay is not None or masked:
+            agreed = self.optimizer.agreed if isinstance(self.optimizer, EduAdapt) else 1.0
+            clip = min(1.0, limit / max(norm, 1e-12))
+            self.emit(OptimizerActed(step + 1, norm, clip, agreed, decay))
+
+    def _finite(self, loss: float) -> tuple[bool, float, float]:
+        """Clip the gradients; count steps whose gradients are not finite.
+
+        Returns:
+            Whether this step can be made, the norm of its gradient and the largest that there was
+            to be.
+
+        Raises:
+            TrainingError: if that cannot be, and the run has nowhere to go back to.
+        """
+        limit = self.clip.limit if self.clip else self.config.grad_clip or math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_(self._trained(), limit))
         if math.isfinite(loss) and math.isfinite(norm):
             self.progress.strikes = 0
-            return True
+            if self.clip is not None:
+                self.clip.see(norm)
+            return True, norm, limit
         self.progress.strikes += 1
         self.emit(Note("A step had no finite gradient and was skipped.", "train.skipped"))
-        if self.progress.strikes >= STRIKES or not math.isfinite(loss):
-            raise TrainingError(
-                "The training became unstable (the loss is no number any more).",
-                where=f"step {self.progress.step + 1}",
-                action="Start again with a learning rate a third as large.",
-                code="train.unstable",
+        lost = self.progress.strikes >= STRIKES or not math.isfinite(loss)
+        if lost and self.go_back is None:
+            raise self._unstable()
+        return False, norm, limit
+
+    def _trained(self) -> list[Tensor]:
+        """All parameters, layer by layer: the order decides the last bit of their norm."""
+        own: list[Tensor] = [p for x in self.layers.values() for p in x.trained]
+        known = {id(p) for p in own}
+        others = (p for group in self.optimizer.param_groups for p in group["params"])
+        return own + [p for p in others if id(p) not in known]
+
+    def _go_back(self) -> None:
+        """Go back to the last checkpoint with half the rate.
+
+        Raises:
+            TrainingError: if that was done before and did not help, or cannot be done.
+        """
+        p = self.progress
+        if p.returns >= RETURNS or self.go_back is None or not self.go_back(self):
+            raise self._unstable()
+        now = self.progress
+        now.strikes, now.returns, now.halvings = 0, p.returns + 1, max(p.halvings, now.halvings) + 1
+        self.emit(
+            Note(
+                f"The steps up to {p.step + 1} had no finite gradients: back to step {now.step},"
+                " and on with half the learning rate.",
+                "train.went_back",
             )
-        return False
+        )
+        self.emit(WentBack(p.step + 1, now.step))
+
+    def _unstable(self) -> TrainingError:
+        return TrainingError(
+            "The training became unstable (the loss is no number any more).",
+            where=f"step {self.progress.step + 1}",
+            action="Start again with a learning rate a third as large.",
+            code="train.unstable",
+        )
 
     def _compare_memory(self) -> None:
         self.emit(
@@ -246,56 +403,29 @@ class Trainer:
                 self.save(self)
         else:
             p.waited += 1
+        plateau = self.config.uses("plateau")
+        if plateau:
+            self._plateau(nll)
         recent = p.losses[-self.eval_every :]
         mean = sum(recent) / max(1, len(recent))
         self.emit(VerdictReached(p.step, verdict(p.losses, p.quiz), mean, nll))
-        if self.config.stop_early and p.waited >= PATIENCE:
+        # A halved rate gets as many looks again before the run ends.
+        if self.config.stop_early and p.waited >= PATIENCE * (2 if plateau else 1):
             p.done = True
             self.emit(
                 Note("The quiz loss no longer falls: training ended early.", "train.early_stop")
             )
         elif p.step < self.steps:
-            self.sample(self)
+            with answering(self.optimizer):
+                self.sample(self)
 
-
-def make_optimizer(layers: dict[str, AdapterLinear], config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over all triplets; betas for short runs, no decay unless asked for."""
-    parameters = [p for x in layers.values() for p in (x.U, x.s, x.V) if p.numel()]
-    return torch.optim.AdamW(
-        parameters,
-        lr=config.lr,
-        betas=(0.9, 0.99),
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
-
-
-def optimizer_tensors(
-    optimizer: torch.optim.Optimizer, layers: dict[str, AdapterLinear]
-) -> dict[str, Tensor]:
-    """Moments by parameter name, for a checkpoint."""
-    out: dict[str, Tensor] = {}
-    for name, layer in layers.items():
-        for key in ("U", "s", "V"):
-            for moment, value in optimizer.state.get(getattr(layer, key), {}).items():
-                out[f"optim.{name}.{key}.{moment}"] = value
-    return out
-
-
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer,
-    layers: dict[str, AdapterLinear],
-    tensors: dict[str, Tensor],
-) -> None:
-    """Take moments back from a checkpoint."""
-    for name, layer in layers.items():
-        for key in ("U", "s", "V"):
-            prefix = f"optim.{name}.{key}."
-            parameter = getattr(layer, key)
-            state: dict[str, Any] = {
-                k.removeprefix(prefix): v.to(parameter.device)
-                for k, v in tensors.items()
-                if k.startswith(prefix)
-            }
-            if state:
-                optimizer.state[parameter] = state
+    def _plateau(self, nll: float) -> None:
+        """Halve the rate after some looks at the quiz loss without a gain."""
+        p = self.progress
+        if nll < p.flat_nll * (1 - NO_GAIN):
+            p.flat_nll, p.flat = nll, 0
+            return
+        p.flat += 1
+        if p.flat >= PATIENCE:
+            p.flat, p.halvings = 0, p.halvings + 1
+            self.emit(Note("The quiz loss no longer falls: the rate is halved.", "train.plateau"))

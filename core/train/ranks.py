@@ -18,7 +18,7 @@ Shapes: per layer o outputs, i inputs, R triplets.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from core.events import Emit, RanksChanged
 from core.layers.lora import AdapterLinear
+from core.train.optimizers import replace_parameter, still_moments
 
 BETA = 0.85
 FADE_STEPS = 5
@@ -53,6 +54,8 @@ class RankController:
         layers: adapted layers by name.
         steps: optimizer steps of the whole run.
         target_cost: sum over triplets of (o + i + 1) that may remain in the end.
+        on_keep: called with a layer's name and the indices of the triplets that it keeps, for
+            those that remember something of each triplet.
     """
 
     layers: Mapping[str, AdapterLinear]
@@ -62,6 +65,7 @@ class RankController:
     tracks: dict[str, _Track] = field(default_factory=dict)
     updates: int = 0
     start_cost: float = 0.0
+    on_keep: Callable[[str, Tensor], None] = lambda name, index: None
 
     def __post_init__(self) -> None:
         """Begin with every stored triplet taking part."""
@@ -94,16 +98,19 @@ class RankController:
     def _end(self) -> int:
         return max(1, int(END * self.steps))
 
-    def after_backward(self, step: int, emit: Emit, *, finite: bool = True) -> None:
+    def after_backward(
+        self, step: int, emit: Emit, *, finite: bool = True, scored: bool = False
+    ) -> None:
         """Update scores from this step's gradients; at event steps move masks.
 
         Args:
             step: optimizer steps done before this one.
             emit: receives rank changes.
             finite: whether this step's gradients are numbers; else nothing can be learned of them.
+            scored: whether :meth:`score` has seen them already.
         """
-        if finite:
-            self._score()
+        if finite and not scored:
+            self.score()
         at = step + 1
         if at in self.looks and self.updates >= FIRST_LOOK:
             self._move(at, emit)
@@ -123,7 +130,8 @@ class RankController:
             for n, x in self.layers.items()
         )
 
-    def _score(self) -> None:
+    def score(self) -> None:
+        """Update scores from the gradients that the layers hold."""
         self.updates += 1
         for name, layer in self.layers.items():
             if not layer.rank or layer.gate_gradient is None:
@@ -202,10 +210,7 @@ class RankController:
             gone = layer.m == 0
             if gone.any():
                 for p, dim in ((layer.U, 1), (layer.s, 0), (layer.V, 0)):
-                    for key in ("exp_avg", "exp_avg_sq"):
-                        moment = self.optimizer.state.get(p, {}).get(key)
-                        if moment is not None:
-                            moment.index_fill_(dim, gone.nonzero()[:, 0], 0.0)
+                    still_moments(self.optimizer, p, gone.nonzero()[:, 0], dim)
 
     def compact(self, step: int, emit: Emit) -> None:
         """Remove what is masked, with its moments, and free the memory."""
@@ -216,6 +221,7 @@ class RankController:
             if len(keep) == layer.rank:
                 continue
             self._keep(layer, keep)
+            self.on_keep(name, keep.to(layer.s.device))
             for key in ("mean", "spread", "target", "warned"):
                 setattr(track, key, getattr(track, key)[keep])
             changed[name] = int(track.target.sum())
@@ -266,22 +272,3 @@ class RankController:
             else:
                 none = torch.zeros(0)
                 self.tracks[name] = _Track(none, none, none, none.bool())
-
-
-def replace_parameter(
-    optimizer: torch.optim.Optimizer, before: Tensor, after: Tensor, index: Tensor, dim: int
-) -> None:
-    """Put ``after`` in the place of ``before``, its moments cut to ``index`` along ``dim``."""
-    swap_parameter(optimizer, before, after)
-    state = optimizer.state.pop(before, None)
-    if state:
-        optimizer.state[after] = {
-            key: value.index_select(dim, index) if key.startswith("exp_avg") else value
-            for key, value in state.items()
-        }
-
-
-def swap_parameter(optimizer: torch.optim.Optimizer, before: Tensor, after: Tensor) -> None:
-    """Let the optimizer train ``after`` instead of ``before``; moments are not touched."""
-    for group in optimizer.param_groups:
-        group["params"] = [after if p is before else p for p in group["params"]]

@@ -28,7 +28,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ from core.quant.schemes import Scheme
 from core.quant.weight import QuantizedWeight
 from core.train.ledger import LedgerError
 from core.train.loop import Trainer
-from core.train.ranks import swap_parameter
+from core.train.optimizers import swap_parameter
 
 RISE = 0.02  # nats an answer token that a round may cost
 LEAST_TOKENS = 256  # of the class's text; below, the statistics are too poor to choose on
@@ -158,6 +158,7 @@ class Requantizer:
             if bits:
                 store.save_requantized(self.out, step, bits, kept)
                 trainer.progress.requantized.append(step)
+                trainer.renew(bits)
 
     def propose(self, trainer: Trainer, row: Rows, folder: Path) -> list[Proposal]:
         """Choose bits anew; round and fit the layers whose bits change, into ``folder``."""
@@ -224,7 +225,8 @@ def present_model(trainer: Trainer, path: Path) -> tuple[LanguageModel, dict[str
     Each makes its weight T (o, i) from the trainer's layer when it is used, and forgets it; tables
     are the trainer's own. Only norms and biases are read again.
     """
-    live, empty = trainer.model, skeleton(path)
+    live = cast(LanguageModel, trainer.model)  # bits change under adapters alone
+    empty = skeleton(path)
     embedding = name_of(empty, empty.get_input_embeddings())
     order: dict[str, MeasuredLinear] = {}
 

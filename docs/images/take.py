@@ -82,13 +82,14 @@ def train_a_class(browser: Browser, url: str, out: Path) -> bool:
     if fresh:
         page.get_by_role("button", name=quick_start("en")).click()
         page.wait_for_function(
-            "share => parseFloat(document.querySelector('[data-f=bar]').style.width) > share &&"
-            " /step [1-9]/.test(document.querySelector('[data-f=loss_note]').textContent)",
+            "share => parseFloat(document.querySelector('#live [data-f=bar]').style.width)"
+            " > share &&"
+            " /step [1-9]/.test(document.querySelector('#live [data-f=loss_note]').textContent)",
             arg=100 * SHARE_TRAINED,
             timeout=RUN_MS,
         )
         save(page, "train", "en", "light", out)
-        expect(page.locator("[data-f=status]")).to_have_text("Done", timeout=RUN_MS)
+        expect(page.locator("#live [data-f=status]")).to_have_text("Done", timeout=RUN_MS)
     choose_sample(page)
     page.context.close()
     return fresh

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from core.config import MB, RunConfig
+from core.config import DIRECTIONS, MB, OPTIMIZERS, SWITCH, RunConfig
 from core.errors import ConfigError
 from studio import charts, draft
 from studio.api import Downloads
@@ -62,19 +62,25 @@ def build(backend: Backend, words: Words, downloads: Downloads) -> None:
                 rank = gr.Slider(1, 64, step=1, label=words("plan.rank"), interactive=True, value=8)
                 rate = gr.Number(label=words("plan.rate"), interactive=True, value=1e-3)
                 seed = gr.Number(label=words("plan.seed"), interactive=True, precision=0, value=0)
+            with gr.Row():
+                optimizer = _choice("optimizer", OPTIMIZERS, words)
+                direction = _choice("direction", DIRECTIONS, words)
+                decay = _choice("decay", SWITCH, words)
     with gr.Row(elem_classes="nav-row"):
         again = gr.Button(words("plan.again"), elem_id="plan-again")
         show(_start_button(words))
     answer = show(js_on_load=script("plan", "apply"), elem_id="plan")
     footer(words, "plan", back="data")
 
-    fields = [budget, name, epochs, rank, rate, seed]
+    rule = [optimizer, direction, decay]
+    fields = [budget, name, epochs, rank, rate, seed, *rule]
 
     def settings() -> list[Any]:
         config = draft.load()
         slider = gr.Slider(value=config.budget_bytes / MB, maximum=_most_mb(backend, config))
         own = [config.name, config.train.epochs, config.adapter.rank, config.train.lr]
-        return [slider, *own, config.train.seed]
+        train = config.train
+        return [slider, *own, train.seed, train.optimizer, train.direction, train.balanced_decay]
 
     def most_of(config: RunConfig) -> int:
         return _most_mb(backend, config) * MB
@@ -105,7 +111,8 @@ def build(backend: Backend, words: Words, downloads: Downloads) -> None:
     shown = [scale, answer]
     enter.enter(settings, None, fields, **QUIET).then(answers, None, shown, **QUIET)
     changed = gr.on(
-        [budget.release, epochs.release, rank.release, name.blur, rate.blur, seed.blur],
+        [budget.release, epochs.release, rank.release, name.blur, rate.blur, seed.blur]
+        + [choice.input for choice in rule],
         keep,
         fields,
         shown,
@@ -125,13 +132,35 @@ def _most_mb(backend: Backend, config: RunConfig) -> int:
     return max(2000, min(useful, free_memory() // MB) // 100 * 100)
 
 
-def _keep(budget: float, name: str, epochs: float, rank: float, rate: float, seed: float) -> None:
+def _choice(name: str, values: tuple[str, ...], words: Words) -> gr.Dropdown:
+    """A setting with few values, each in words."""
+    shown = [(words(f"plan.{name}s.{value}"), value) for value in values]
+    label = words(f"plan.{name}")
+    return gr.Dropdown(
+        shown, value=values[0], label=label, interactive=True, elem_id=f"plan-{name}"
+    )
+
+
+def _keep(
+    budget: float,
+    name: str,
+    epochs: float,
+    rank: float,
+    rate: float,
+    seed: float,
+    optimizer: str,
+    direction: str,
+    decay: str,
+) -> None:
     draft.change(
         budget_bytes=int(budget * MB),
         name=name.strip()[:120],
         train__epochs=float(epochs),
         train__lr=float(rate or 0),
         train__seed=int(seed or 0),
+        train__optimizer=optimizer,
+        train__direction=direction,
+        train__balanced_decay=decay,
         adapter__rank=int(rank),
     )
 

@@ -12,6 +12,7 @@ from studio import exports
 from studio.api import Downloads
 from studio.backend import Backend
 from studio.markup import Markup, banner, empty, findings, join, tag
+from studio.pages import smaller
 from studio.pages.common import QUIET, footer, head, on_enter, script, show
 from studio.tasks import Task
 from studio.text import Words
@@ -23,6 +24,7 @@ def build(backend: Backend, words: Words, downloads: Downloads) -> None:
     enter = on_enter("share")
     notice = show(elem_id="share-notice")
     cards = show(js_on_load=script("press", "press"), elem_id="exports")
+    smaller.build_part(backend, words)
     footer(words, "share", back="try")
 
     def view(event: gr.EventData) -> Iterator[tuple[str, str]]:
@@ -56,6 +58,7 @@ def _view(backend: Backend, words: Words, downloads: Downloads, run_id: str) -> 
         return banner("bad", words.error(error)[0].sentence()), ""
     if run.status != "done":
         return empty(words("share.not_done"), words("share.not_done_text")), ""
+    forms = exports.OF_PAIRS if run.config.get("method") == "pairs" else exports.FORMATS
     body = join(
         _card(
             form,
@@ -64,7 +67,7 @@ def _view(backend: Backend, words: Words, downloads: Downloads, run_id: str) -> 
             words,
             downloads,
         )
-        for form in exports.FORMATS
+        for form in forms
     )
     return "", tag("div", body, class_="two exports")
 

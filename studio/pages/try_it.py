@@ -180,6 +180,8 @@ def _view(backend: Backend, words: Words, run_id: str) -> tuple[str, str, str]:
         run = backend.run(run_id)
     except StudioError as error:
         return banner("bad", words.error(error)[0].sentence()), "", ""
+    if run.config.get("method") == "pairs":
+        return banner("info", words("try.compares"), words("try.compares_text")), "", ""
     quiz = (run.result or {}).get("quiz") or {}
     notice = "" if run.status == "done" else banner("info", words("try.not_done"))
     return notice, _suggestions(quiz, words), _quiz(quiz, words)

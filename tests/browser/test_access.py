@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from studio.app import STEPS
+from studio.app import STEPS, TASKS
 from studio.text import LANGUAGES
 from tests.browser.running import Studio
 
 pytestmark = pytest.mark.browser
 
 # Gradio's own markup, which is not ours to change: the file drop zone and the table's tools.
-GRADIO_OWN = "#upload, #rows, .chat-pane, #budget"
+GRADIO_OWN = "#upload, #pairs-upload, #rows, .chat-pane, #budget"
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_axe_finds_nothing(
     page.locator("#sample-choices input").first.check()
     expect(page.locator("#data-summary .chip").first).to_be_visible()
     found = []
-    for step in STEPS:
+    for step in (*STEPS, *TASKS):
         page.goto(f"{studio.url}/{language}/#/{step}")
         expect(page.locator(f"#page-{step} h1")).to_be_visible()
         if step == "plan":

@@ -32,12 +32,12 @@ def test_charts_grow_and_keep_their_zoom_while_training(
         page = new_page()
         page.goto(f"{studio.url}/en/#/model")
         page.get_by_role("button", name="Start with World capitals").click()
-        expect(page.locator("[data-f=loss_note]")).to_have_text(
+        expect(page.locator("#live [data-f=loss_note]")).to_have_text(
             re.compile(r"step [1-9]"), timeout=120_000
         )
         for kind in ("ranks", "bits"):
-            expect(page.locator(f".live .plot.heat.{kind} .plotly")).to_be_visible()
-        expect(page.locator("[data-f=memory]")).to_have_text(re.compile(r"\d+ MB of "))
+            expect(page.locator(f"#live .plot.heat.{kind} .plotly")).to_be_visible()
+        expect(page.locator("#live [data-f=memory]")).to_have_text(re.compile(r"\d+ MB of "))
         answers: list[Response] = []
         page.on("response", lambda r: answers.append(r) if "/live" in r.url else None)
 
@@ -46,7 +46,7 @@ def test_charts_grow_and_keep_their_zoom_while_training(
         page.wait_for_function(f"{LOSS}.data[0].x.length >= {before + 20}", timeout=120_000)
         assert page.evaluate(f"{LOSS}.layout.xaxis.range") == [1, 5]
 
-        expect(page.locator("[data-f=status]")).to_have_text("Done", timeout=240_000)
+        expect(page.locator("#live [data-f=status]")).to_have_text("Done", timeout=240_000)
         page.wait_for_function(f"{LOSS}.data[0].x.length > {before + 20}")
         drawn = page.evaluate(f"{LOSS}.data[0].x")
         assert drawn == list(range(1, len(drawn) + 1))  # every step once

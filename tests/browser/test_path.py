@@ -31,7 +31,7 @@ def from_sample_to_both_panes(page: Page, url: str, training_ms: float) -> int:
     hand = Clicks()
     page.goto(url)
     hand.click(page.get_by_role("button", name="Start with World capitals"))
-    expect(page.locator("[data-f=status]")).to_have_text(re.compile("Running|Waiting"))
+    expect(page.locator("#live [data-f=status]")).to_have_text(re.compile("Running|Waiting"))
     hand.click(page.get_by_role("button", name="Try it"), training_ms)
     expect(page.locator("#chat-base")).to_be_visible()
     expect(page.locator("#chat-tuned")).to_be_visible()

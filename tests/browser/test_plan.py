@@ -39,8 +39,8 @@ def test_a_run_that_does_not_fit_fails_with_a_way_back_to_the_plan(
     page.goto(f"{tight_studio.url}/en/#/plan")
     expect(page.locator("#plan .banner.bad")).to_be_visible(timeout=PLAN_MS)
     page.locator("#page-plan [data-start]").click()
-    expect(page.locator("[data-f=status]")).to_have_text("Failed", timeout=PLAN_MS)
-    expect(page.locator("[data-f=notice]")).to_contain_text(f"{SMALLEST_MB} MB")
+    expect(page.locator("#live [data-f=status]")).to_have_text("Failed", timeout=PLAN_MS)
+    expect(page.locator("#live [data-f=notice]")).to_contain_text(f"{SMALLEST_MB} MB")
     page.get_by_role("button", name="Change the plan").click()
     expect(page.locator("#page-plan h1")).to_be_visible()
 

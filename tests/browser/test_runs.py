@@ -30,7 +30,7 @@ def workbook(tmp_path: Path) -> Path:
 
 
 def step_of(page: Page) -> int:
-    note = page.locator("[data-f=loss_note]")
+    note = page.locator("#live [data-f=loss_note]")
     expect(note).to_have_text(STEPS, timeout=120_000)
     found = STEPS.search(note.inner_text())
     assert found
@@ -61,15 +61,15 @@ def test_a_workbook_is_trained_through_refresh_second_tab_stop_resume_and_restar
         before = step_of(page)
 
         page.reload()
-        expect(page.locator("[data-f=status]")).to_have_text("Running")
+        expect(page.locator("#live [data-f=status]")).to_have_text("Running")
         assert step_of(page) >= before
 
         second = new_page(page.context)
         second.goto(studio.url)
-        expect(second.locator("[data-f=status]")).to_have_text("Running")
+        expect(second.locator("#live [data-f=status]")).to_have_text("Running")
         second.get_by_role("button", name="Stop").click()
-        expect(second.locator("[data-f=status]")).to_have_text("Stopped", timeout=60_000)
-        expect(page.locator("[data-f=status]")).to_have_text("Stopped")
+        expect(second.locator("#live [data-f=status]")).to_have_text("Stopped", timeout=60_000)
+        expect(page.locator("#live [data-f=status]")).to_have_text("Stopped")
         stopped_at = step_of(page)
 
         page.context.close()  # both pages; they would ask a studio that is gone
@@ -77,9 +77,9 @@ def test_a_workbook_is_trained_through_refresh_second_tab_stop_resume_and_restar
         studio = start_studio(home)
         page = new_page()
         page.goto(f"{studio.url}/en/#/train")
-        expect(page.locator("[data-f=status]")).to_have_text("Stopped")
+        expect(page.locator("#live [data-f=status]")).to_have_text("Stopped")
         page.get_by_role("button", name="Resume").click()
-        expect(page.locator("[data-f=status]")).to_have_text("Done", timeout=200_000)
+        expect(page.locator("#live [data-f=status]")).to_have_text("Done", timeout=200_000)
         assert step_of(page) > stopped_at
         page.close()
     finally:
@@ -93,7 +93,7 @@ def test_pause_keeps_everything_and_resume_goes_on(
     page.goto(f"{studio.url}/en/#/model")
     page.get_by_role("button", name="Start with World capitals").click()
     page.get_by_role("button", name="Pause").click()
-    status = page.locator("[data-f=status]")
+    status = page.locator("#live [data-f=status]")
     expect(status).to_have_text("Paused", timeout=60_000)
     expect(page.get_by_role("button", name="Pause")).to_be_disabled()
     page.get_by_role("button", name="Resume").click()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from core.data.ingest import read_file
+from core.data.pairs import components, read_pairs, split_pairs
 from core.data.split import split
 from core.home import ASSETS
 
@@ -23,6 +24,17 @@ def test_a_sample_class_is_read_without_a_word(name: str) -> None:
     found = split(result.examples, share=0.15, largest=40, seed=0)
     assert len(found.quiz) >= 12
     assert found.problems == ()
+
+
+@pytest.mark.parametrize("name", ["pairs_english", "pairs_chinese"])
+def test_sample_pairs_are_read_without_a_word_and_split_by_group(name: str) -> None:
+    found = read_pairs(SAMPLES / f"{name}.csv")
+    assert found.problems == ()
+    assert len(found.pairs) == 120
+    assert sum(p.same for p in found.pairs) == 60
+    assert [len(c) for c in components(found.pairs)] == [4] * 30
+    sides = split_pairs(found.pairs, calibration=0.15, test=0.2, seed=0)
+    assert [len(s) for s in (sides.train, sides.calibration, sides.test)] == [80, 16, 24]
 
 
 def test_answers_have_one_form() -> None:

@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from core.home import CHECKOUT
+from core.methods import METHODS
 
 REFERENCE = CHECKOUT / "docs" / "reference"
 PAGES = sorted(
@@ -40,3 +41,10 @@ def test_links_inside_the_documentation_lead_somewhere(page: Path) -> None:
     pages = [target for target in targets if not target.endswith(".png")]
     missing = [target for target in pages if not (page.parent / target).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize("method", [m.id for m in METHODS])
+def test_every_method_has_its_page(method: str) -> None:
+    page = CHECKOUT / "docs" / "explanation" / "methods" / f"{method}.md"
+    text = " ".join(page.read_text("utf-8").split())
+    assert "our interpretation" in text or "(ours)" in text

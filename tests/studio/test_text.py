@@ -9,7 +9,7 @@ import pytest
 from core.data.messages import CODES, data_error, problem
 from core.errors import Problem
 from core.home import ASSETS, CHECKOUT
-from studio.app import STEPS
+from studio.app import STEPS, TASKS
 from studio.charts import live_delta
 from studio.text import LANGUAGES, Words, catalogue, preferred_language, translations
 
@@ -56,7 +56,7 @@ def test_every_word_that_the_scripts_ask_for_exists() -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_step_has_help(language: str) -> None:
-    for step in STEPS:
+    for step in (*STEPS, *TASKS):
         assert (ASSETS / "help" / f"{step}.{language}.md").read_text("utf-8").strip()
 
 

@@ -192,7 +192,7 @@ def trainer(config, paused, tmp_path):
 
 def state_of(trainer):
     """Every tensor and counter of a trainer."""
-    from core.train.loop import optimizer_tensors
+    from core.train.optimizers import optimizer_tensors
 
     tensors = {**store.triplets(trainer.layers), **trainer.ranks.tensors()}
     tensors |= optimizer_tensors(trainer.optimizer, trainer.layers)

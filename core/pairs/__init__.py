@@ -1,0 +1,1 @@
+"""Do two questions mean the same? Training, use and export of a model that compares them."""
