@@ -87,7 +87,7 @@ class LanguageModel:
         ``transformers`` keeps the examples apart exactly; with a cache they leak into each other.
         """
         packed = self.model.config._attn_implementation == attention.NAME
-        mask = attention.bounds_of(positions) if packed else self._mask(positions)
+        mask = attention.bounds_of(positions) if packed else shared_mask(self, positions)
         out = self.inner(
             input_ids=ids[None],
             position_ids=positions[None],
@@ -96,19 +96,6 @@ class LanguageModel:
         )
         hidden: Tensor = out.last_hidden_state[0]
         return hidden
-
-    def _mask(self, positions: Tensor) -> Tensor | None:
-        """Who sees whom (1, 1, T, T) where examples share a beginning, else None.
-
-        All models of ``transformers`` take a mask of this shape as it is.
-        """
-        if not shared_of(positions):
-            return None
-        sees = seen(positions)
-        if self.model.config._attn_implementation == "sdpa":
-            return sees[None, None]
-        least = torch.finfo(self.dtype).min
-        return torch.zeros_like(sees, dtype=self.dtype).masked_fill_(~sees, least)[None, None]
 
     def loss(self, ids: Tensor, positions: Tensor, labels: Tensor) -> Tensor:
         """Mean answer loss of a packed row; ``labels`` (T,) are not shifted yet."""
@@ -216,6 +203,24 @@ def seen(positions: Tensor) -> Tensor:
     example = (positions == shared_of(positions)).cumsum(0)  # 0: the beginning
     sees = (example[:, None] == example) | (example == 0)
     return sees & (order[:, None] >= order)
+
+
+def shared_mask(model: Any, positions: Tensor) -> Tensor | None:
+    """Who sees whom (1, 1, T, T) where the examples of a row share a beginning, else None.
+
+    All models of ``transformers`` take a mask of this shape as it is.
+
+    Args:
+        model: holds the ``transformers`` model as ``model``, and the ``dtype`` of activations.
+        positions: of the row (T,).
+    """
+    if not shared_of(positions):
+        return None
+    sees = seen(positions)
+    if model.model.config._attn_implementation == "sdpa":
+        return sees[None, None]
+    least = torch.finfo(model.dtype).min
+    return torch.zeros_like(sees, dtype=model.dtype).masked_fill_(~sees, least)[None, None]
 
 
 def shifted(labels: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from core import modelload
-from core.assemble import seen, shared_of, shifted
+from core.assemble import shared_mask, shifted
 from core.objectives.head import DenseHead, each_chunk, head_loss
 
 
@@ -67,21 +67,11 @@ class DenseModel:
         out = self.inner(
             input_ids=ids[None],
             position_ids=positions[None],
-            attention_mask=self._mask(positions),
+            attention_mask=shared_mask(self, positions),
             use_cache=False,
         )
         hidden: Tensor = out.last_hidden_state[0]
         return hidden
-
-    def _mask(self, positions: Tensor) -> Tensor | None:
-        """Who sees whom (1, 1, T, T) where examples share a beginning; else the model's own."""
-        if not shared_of(positions):
-            return None
-        sees = seen(positions)
-        if self.model.config._attn_implementation == "sdpa":
-            return sees[None, None]
-        least = torch.finfo(self.dtype).min
-        return torch.zeros_like(sees, dtype=self.dtype).masked_fill_(~sees, least)[None, None]
 
     def loss(self, ids: Tensor, positions: Tensor, labels: Tensor) -> Tensor:
         """Mean answer loss of a packed row; ``labels`` (T,) are not shifted yet."""
