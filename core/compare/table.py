@@ -282,6 +282,22 @@ def problem(entry: Entry) -> str:
     return entry.problem.sentence() if entry.problem else ""
 
 
+def as_text(found: Comparison, words: Wording) -> list[str]:
+    """Return the comparison as lines for a terminal: a row, then what was measured in it."""
+    lines = []
+    for k, row in enumerate(found.rows):
+        mark = f" ({words('is_reference')})" if k == found.reference and len(found.rows) > 1 else ""
+        lines.append(f"{row.label}, {words('done', n=row.done, of=len(row.entries))}{mark}")
+        for m in found.measures:
+            if (cell := row.cells.get(m.id)) is not None:
+                said = cell_json(m, cell, row, words)
+                parts = ("text", "interval", "difference_text", "verdict_text")
+                texts = "  ".join(said[part] for part in parts if said[part])
+                lines.append(f"  {words(f'measures.{m.id}')}: {texts}")
+        lines += [f"  {problem(e)}" for e in row.entries if e.problem]
+    return lines + list(found.notes)
+
+
 def to_csv(found: Comparison, words: Wording) -> str:
     """Return a line for each run with what it measured, and one for each row with its summary.
 
