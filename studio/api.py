@@ -24,9 +24,7 @@ from studio.backend import WISHES, Backend
 from studio.text import DEFAULT_LANGUAGE, LANGUAGES, Words
 
 # A report is a document made from class data: it may show itself, and nothing else.
-REPORT_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox allow-modals"
-)
+REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox allow-modals"
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 

@@ -123,6 +123,7 @@ class Lab:
             "label": words.get(f"status.{run.status}", run.status),
             "cursor": cursor,
             "tuned": [[step, nll] for step, nll, base in points if not base],
+            "base": any(base for _, _, base in points),
             "phase": phases[-1] if phases else "",
             "step": step.get("step", 0),
             "steps": step.get("steps", 0),

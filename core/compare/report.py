@@ -88,7 +88,9 @@ def _notes(notes: Sequence[str], words: Wording) -> str:
 
 
 def _table(found: Comparison, words: Wording) -> str:
-    names = "".join(f'<th class="n">{escape(words(f"measures.{m.id}"))}</th>' for m in found.measures)
+    names = "".join(
+        f'<th class="n">{escape(words(f"measures.{m.id}"))}</th>' for m in found.measures
+    )
     rows = "".join(
         f"<tr><td>{_name(row, k == found.reference and len(found.rows) > 1, words)}</td>"
         + "".join(_cell(m, row.cells.get(m.id), row, words) for m in found.measures)

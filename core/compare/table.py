@@ -86,9 +86,7 @@ def compare(entries: Sequence[Entry], words: Wording, reference: str = "") -> Co
             or not among them.
     """
     groups = grouped(entries)
-    place = next(
-        (k for k, group in enumerate(groups) if reference in [e.id for e in group]), 0
-    )
+    place = next((k for k, group in enumerate(groups) if reference in [e.id for e in group]), 0)
     against = one_a_seed(groups[place])
     rows = tuple(
         Row(label, tuple(group), _cells(one_a_seed(group), against, own_row=k == place))

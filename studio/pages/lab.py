@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from studio.api import Downloads
 from studio.backend import Backend
-from studio.markup import Markup, empty, section, tag
+from studio.markup import Markup, empty, number_input, section, tag
 from studio.pages.common import footer, head, script, show
 from studio.text import Words
 
@@ -23,7 +23,7 @@ def build(backend: Backend, words: Words, downloads: Downloads) -> None:
 
 def _lab(words: Words) -> Markup:
     top = tag("div", _setup(words), _runs(words), class_="lab-top")
-    return tag("div", top, _result(words), class_="live lab")
+    return tag("div", top, tag("div", _result(words), class_="live"), class_="lab")
 
 
 def _setup(words: Words) -> Markup:
@@ -55,7 +55,7 @@ def _setup(words: Words) -> Markup:
 
 def _field(name: str, words: Words) -> Markup:
     if name == "budget":
-        control = tag("input", id="lab-budget", type="number", min="0", step="20", data_f="budget")
+        control = number_input(id="lab-budget", min="0", step="20", value="0", data_f="budget")
     elif name == "seeds":
         options = (tag("option", str(n), value=str(n)) for n in (1, 2, 3))
         control = tag("select", *options, id="lab-seeds", data_f="seeds")
@@ -68,7 +68,7 @@ def _field(name: str, words: Words) -> Markup:
 def _runs(words: Words) -> Markup:
     """Every run there is, to be ticked."""
     legend = tag("legend", words("lab.past"), class_="sr-only")
-    listed = tag("fieldset", legend, tag("div", data_f="ticks"), class_="lab-ticks", tabindex="0")
+    listed = tag("fieldset", legend, tag("div", data_f="ticks"), class_="lab-ticks")
     none = tag("p", words("lab.no_runs"), data_f="no_runs", class_="quiet")
     clear = tag("button", words("lab.clear"), class_="btn small", type="button", data_lab="clear")
     return tag(
@@ -124,7 +124,12 @@ def _table(words: Words) -> Markup:
     top = tag("div", title, tag("div", label, choose, class_="lab-against"), class_="panel-head")
     table = tag("table", data_f="table", class_="figures numbers lab-table")
     scroll = tag(
-        "div", table, class_="lab-scroll", tabindex="0", role="region", aria_label=words("lab.table")
+        "div",
+        table,
+        class_="lab-scroll",
+        tabindex="0",
+        role="region",
+        aria_label=words("lab.table"),
     )
     notes = tag("ul", data_f="notes", class_="lab-notes")
     return tag("section", top, scroll, notes, links, class_="panel")
