@@ -5,6 +5,7 @@ Nothing is measured here; an entry says only what a run has written about itself
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -212,10 +213,8 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     A configuration that cannot be read any more (a later version's) is taken as it stands.
     """
     tree: Mapping[str, Any] = config
-    try:
+    with contextlib.suppress(ConfigError):
         tree = composed(RunConfig.from_json(dict(config))).to_json()
-    except ConfigError:
-        pass
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, dict):

@@ -10,6 +10,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from core.compare.entries import MEASURES, Entry, Measure, grouped, one_a_seed
@@ -311,12 +312,12 @@ def to_csv(found: Comparison, words: Wording) -> str:
     writer.writerow([safe(cell) for cell in head])
     for row in found.rows:
         for e in row.entries:
-            lead = ["run", row.label, e.name, e.seed, e.status, problem(e)]
             cells = [[e.measures.get(m.id, ""), *[""] * len(_PARTS)] for m in found.measures]
-            writer.writerow([safe(cell) for cell in [*lead, *sum(cells, [])]])
-        lead = ["summary", row.label, "", "", words("done", n=row.done, of=len(row.entries)), ""]
+            lead = ["run", row.label, e.name, e.seed, e.status, problem(e)]
+            writer.writerow([safe(cell) for cell in chain(lead, *cells)])
         cells = [_summary(row.cells.get(m.id)) for m in found.measures]
-        writer.writerow([safe(cell) for cell in [*lead, *sum(cells, [])]])
+        lead = ["summary", row.label, "", "", words("done", n=row.done, of=len(row.entries)), ""]
+        writer.writerow([safe(cell) for cell in chain(lead, *cells)])
     return file.getvalue()
 
 
