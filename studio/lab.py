@@ -187,16 +187,16 @@ def planned(asked: dict[str, Any], words: Words) -> list[RunConfig]:
         StudioError: something cannot be compared, or no class is chosen.
         TypeError, ValueError, KeyError: the request is not of this form.
     """
-    base, label = _class(draft.load(), str(asked.get("data", OWN)), words)
-    base = replace(base, budget_bytes=int(asked.get("budget_mb", 0)) * MB)
-    if base.budget_bytes < 0:
-        raise ValueError("a limit below zero")
     wanted = [
         Choice(str(c["method"]), str(c.get("setting", "")), c.get("value"))
         for c in asked["choices"]
     ]
+    seeds, limit = int(asked.get("seeds", 1)), int(asked.get("budget_mb", 0)) * MB
+    if limit < 0:
+        raise ValueError("a limit below zero")
+    base, label = _class(draft.load(), str(asked.get("data", OWN)), words)
     wording = Wording(words.language)
-    runs = offers.runs_of(base, wanted, int(asked.get("seeds", 1)))
+    runs = offers.runs_of(replace(base, budget_bytes=limit), wanted, seeds)
     return [
         replace(config, name=_name(label, wanted[place], config.train.seed, wording, words))
         for place, config in runs

@@ -216,7 +216,11 @@
       this.showTicks();
       if (this.busy) { this.again = true; return; }
       this.busy = true;
-      try { do { this.again = false; await this.catchUp(); } while (this.again); }
+      try {
+        do { this.again = false; await this.catchUp(); } while (this.again);
+        if (this.troubled) Studio.message([]);
+        this.troubled = false;
+      }
       catch (error) { await this.trouble(error); } finally { this.busy = false; }
     }
     /** A run that is gone is taken out of the choice; anything else is said. */
@@ -224,9 +228,10 @@
       if (error.status === 404) {
         await Studio.refresh();
         const there = Studio.runs().map((r) => r.id);
-        if (there.length && !this.chosen.every((id) => there.includes(id))) { this.choose(this.chosen.filter((id) => there.includes(id))); return; }
+        if (!this.chosen.every((id) => there.includes(id))) { this.choose(this.chosen.filter((id) => there.includes(id))); return; }
       }
-      this.lost(error);
+      if (!this.troubled) this.lost(error); // once, not every second
+      this.troubled = true;
     }
     async catchUp() {
       const ids = [...this.chosen];

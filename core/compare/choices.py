@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from core.config import DIRECTIONS, FOR_ADAPTERS, OPTIMIZERS, RunConfig, TrainConfig
@@ -45,8 +46,23 @@ def _whole(config: RunConfig) -> bool:
     return config.method == DISTILL and own
 
 
+def _elsewhere(config: RunConfig) -> str:
+    """What another library trains, or empty: such methods have few settings of ours."""
+    variant = str(config.to_json().get("peer", {}).get("variant", "none"))
+    return "" if variant == "none" else variant
+
+
+def _fixed_rule(config: RunConfig) -> bool:
+    """Whether it trains with AdamW and none of the parts that adapters can have."""
+    return _whole(config) or bool(_elsewhere(config))
+
+
 def _factors(config: RunConfig) -> bool:
-    return config.adapter.parametrisation == "triplets" and not _whole(config)
+    return config.adapter.parametrisation == "triplets" and not _fixed_rule(config)
+
+
+def _ranked(config: RunConfig) -> bool:
+    return _factors(config) or _elsewhere(config) not in ("", "full")
 
 
 def _singular(config: RunConfig) -> bool:
@@ -54,7 +70,7 @@ def _singular(config: RunConfig) -> bool:
 
 
 def _affine(config: RunConfig) -> bool:
-    return config.quant.scheme == "affine" and not _whole(config)
+    return config.quant.scheme == "affine" and not _fixed_rule(config)
 
 
 def _planned(config: RunConfig) -> bool:
@@ -62,7 +78,7 @@ def _planned(config: RunConfig) -> bool:
 
 
 def _eduadapt(config: RunConfig) -> bool:
-    return config.train.optimizer == "eduadapt" and not _whole(config)
+    return config.train.optimizer == "eduadapt" and not _fixed_rule(config)
 
 
 def _distilled(config: RunConfig) -> bool:
@@ -70,14 +86,14 @@ def _distilled(config: RunConfig) -> bool:
 
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("adapter.rank", (2, 4, 8, 16, 32), _factors),
+    Setting("adapter.rank", (2, 4, 8, 16, 32), _ranked),
     Setting("quant.bits", (0, 2, 3, 4, 8, 16), _affine),
     Setting("quant.importance", ("loss", "activation", "frobenius", "spectrum"), _planned),
     Setting("adapter.start", ("error", "zero"), _factors),
     Setting("adapter.uniform", (True, False), _factors),
     Setting("adapter.dynamic", (True, False), _factors),
     Setting("train.requantize", (True, False), lambda c: _planned(c) and _factors(c)),
-    Setting("train.optimizer", OPTIMIZERS, lambda c: not _whole(c)),
+    Setting("train.optimizer", OPTIMIZERS, lambda c: not _fixed_rule(c)),
     Setting("train.lr", (3e-4, 1e-3, 3e-3), lambda c: not _whole(c)),
     Setting("train.direction", DIRECTIONS, _factors),
     Setting("train.balanced_decay", ("on", "off"), _factors),
@@ -127,13 +143,19 @@ def offered(base: RunConfig, method_id: str) -> dict[str, list[Any]]:
     Raises:
         ConfigError: the method is unknown, or cannot be used with ``base``.
     """
-    plain = composed(_with(base, Choice(method_id)))
-    found: dict[str, list[Any]] = {}
+    return {path: list(values) for path, values in _offered(base, method_id).items()}
+
+
+@lru_cache(maxsize=64)  # a page asks for all methods, and again at every start
+def _offered(base: RunConfig, method_id: str) -> dict[str, tuple[Any, ...]]:
+    plain = _with(base, Choice(method_id))
+    effect, works = _effective(plain), composed(plain)
+    found: dict[str, tuple[Any, ...]] = {}
     for setting in SETTINGS:
-        if not setting.works(plain) or setting.path in _fixed(method_id):
+        if setting.path in _fixed(method_id) or not setting.works(works):
             continue
-        values = [v for v in setting.values if _changes(base, Choice(method_id, setting.path, v))]
-        if values:
+        tried = [(v, _effect_of(base, Choice(method_id, setting.path, v))) for v in setting.values]
+        if values := tuple(v for v, other in tried if other not in (None, effect)):
             found[setting.path] = values
     return found
 
@@ -146,7 +168,7 @@ def ablation(base: RunConfig, method_id: str) -> list[Choice]:
     Raises:
         ConfigError: the method is unknown, or cannot be used with ``base``.
     """
-    known = offered(base, method_id)
+    known = _offered(base, method_id)
     off = [Choice(method_id, path, v) for path, v in PARTS if v in known.get(path, ())]
     return [Choice(method_id), *off][:MOST]
 
@@ -211,36 +233,34 @@ def _checked(base: RunConfig, choice: Choice) -> RunConfig:
             action="Choose another method.",
             code="compare.method",
         )
-    config = _with(base, choice) if _offers(base, choice) else None
-    if config is None or not (choice.setting == "" or _changes(base, choice)):
-        raise ConfigError(
-            f"{choice.setting} = {choice.value} changes nothing in method {choice.method}.",
-            where="setting",
-            action="Choose another setting or value.",
-            code="compare.setting",
-        )
+    if choice.setting and choice.setting not in _offered(base, choice.method):
+        raise _without_effect(choice)
+    config = RunConfig.from_json(_with(base, choice).to_json())  # checks the value
+    if choice.setting and _effective(config) == _effective(_with(base, Choice(choice.method))):
+        raise _without_effect(choice)
     composed(config)
     return config
 
 
-def _offers(base: RunConfig, choice: Choice) -> bool:
-    return choice.setting == "" or choice.setting in offered(base, choice.method)
+def _without_effect(choice: Choice) -> ConfigError:
+    return ConfigError(
+        f"{choice.setting} = {choice.value} changes nothing in method {choice.method}.",
+        where="setting",
+        action="Choose another setting or value.",
+        code="compare.setting",
+    )
 
 
 def _with(base: RunConfig, choice: Choice) -> RunConfig:
-    """The settings of a choice as a run takes them.
-
-    Raises:
-        ConfigError: the value is of the wrong type or out of range.
-    """
-    tree = replace(base, method=choice.method).to_json()
+    """The settings of a choice as a run takes them; the value is not checked."""
+    config = replace(base, method=choice.method)
     if choice.setting:
-        group, _, name = choice.setting.rpartition(".")
-        (tree[group] if group else tree)[name] = choice.value
-    config = RunConfig.from_json(tree)
+        group, _, name = choice.setting.partition(".")
+        changed = replace(getattr(config, group), **{name: choice.value})
+        config = replace(config, **{group: changed})
     if choice.method == DISTILL:  # holds teacher and student, and keeps to no limit
         config = replace(config, budget_bytes=0)
-    if _whole(config):
+    if _fixed_rule(_filled(config)):
         usual = TrainConfig()
         own = {part: getattr(usual, part) for part in FOR_ADAPTERS}
         config = replace(config, train=replace(config.train, **own))
@@ -251,12 +271,20 @@ def _fixed(method_id: str) -> frozenset[str]:
     return frozenset(path for path, _ in method(method_id).settings)
 
 
-def _changes(base: RunConfig, choice: Choice) -> bool:
-    """Whether a setting makes another run of the method; a value that it refuses does not."""
+def _filled(config: RunConfig) -> RunConfig:
+    """The configuration with what its method fixes, whether or not it can be used."""
+    for path, value in method(config.method).settings:
+        group, _, name = path.partition(".")
+        config = replace(config, **{group: replace(getattr(config, group), **{name: value})})
+    return config
+
+
+def _effect_of(base: RunConfig, choice: Choice) -> dict[str, Any] | None:
+    """What a choice does; ``None`` if its method refuses it."""
     try:
-        return _effective(_with(base, choice)) != _effective(_with(base, Choice(choice.method)))
+        return _effective(_with(base, choice))
     except ConfigError:
-        return False
+        return None
 
 
 def _effective(config: RunConfig) -> dict[str, Any]:

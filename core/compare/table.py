@@ -96,7 +96,7 @@ def compare(entries: Sequence[Entry], words: Wording, reference: str = "") -> Co
     measures = tuple(m for m in MEASURES if any(m.id in row.cells for row in rows))
     bases = {(e.data, e.base_nll) for e in entries if e.base_nll is not None}
     base = next(iter(bases))[1] if len(bases) == 1 else None
-    return Comparison(rows, place, measures, tuple(_notes(groups, words)), base)
+    return Comparison(rows, place, measures, tuple(_notes(groups, place, words)), base)
 
 
 def _cells(own: Sequence[Entry], against: Sequence[Entry], *, own_row: bool) -> dict[str, Cell]:
@@ -181,11 +181,16 @@ def _usual(method_id: str) -> dict[str, Any]:
 # --- notes ---------------------------------------------------------------------------------------
 
 
-def _notes(groups: Sequence[Sequence[Entry]], words: Wording) -> list[str]:
+def _notes(groups: Sequence[Sequence[Entry]], place: int, words: Wording) -> list[str]:
     entries = [entry for group in groups for entry in group]
+    others = [group for k, group in enumerate(groups) if k != place]
     notes = []
-    if len(groups) > 1 and _other_quizzes(groups):
+    quizzes = {e.seed: e.data for e in groups[place] if e.data}
+    if any(e.data and e.data != quizzes.get(e.seed, e.data) for g in others for e in g):
         notes.append(words("notes.data"))
+    seeds = {e.seed for e in groups[place]}
+    if any(not seeds & {e.seed for e in group} for group in others):
+        notes.append(words("notes.seeds"))
     if len({e.settings.get("model") for e in entries}) > 1:
         notes.append(words("notes.model"))
     limits = {e.budget_bytes for e in entries if "budget_bytes" not in _fixed(e.method)}
@@ -198,14 +203,6 @@ def _notes(groups: Sequence[Sequence[Entry]], words: Wording) -> list[str]:
     if unfinished := sum(e.status != "done" for e in entries):
         notes.append(words("notes.unfinished", n=unfinished, of=len(entries)))
     return notes
-
-
-def _other_quizzes(groups: Sequence[Sequence[Entry]]) -> bool:
-    """Whether a row has a quiz that the first row has not, for a seed of both."""
-    first = {e.seed: e.data for e in groups[0] if e.data}
-    return any(
-        e.data and e.data != first.get(e.seed) for group in groups[1:] for e in group if first
-    )
 
 
 # --- as documents --------------------------------------------------------------------------------

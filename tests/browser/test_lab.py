@@ -65,7 +65,7 @@ def test_three_methods_are_queued_watched_compared_and_reported(
     expect(states.nth(2)).to_contain_text("World capitals · Edu-ADAQ-LoRA · rank 2 · seed 0")
     expect(page).to_have_url(re.compile(r"#/lab/[^+]+\+[^+]+\+[^+]+$"))
     # Watched: a curve is there before all is done, and a refresh changes nothing.
-    expect(lab.locator(".plot .scatterlayer .trace").first).to_be_visible(timeout=RUNS_MS)
+    expect(lab.locator(".plot .scatterlayer .trace").first).to_be_attached(timeout=RUNS_MS)
     page.reload()
     expect(states).to_have_count(3)
 
@@ -93,12 +93,15 @@ def test_three_methods_are_queued_watched_compared_and_reported(
     assert "<script" not in report
     assert all(loss in report for loss in losses)
 
+    other = new_page()  # somebody else, who has compared nothing yet
+    past_runs_are_ticked_and_compared(other, lab_studio)
+    again = new_page(other.context)
+    again.goto(f"{lab_studio.url}/zh/{re.sub('.*#', '#', page.url)}")
+    expect(again.locator("#lab .lab-table tbody tr")).to_have_count(3)
 
-def test_past_runs_are_ticked_and_compared(
-    lab_studio: Studio, new_page: Callable[..., Page]
-) -> None:
-    page = new_page()
-    page.goto(f"{lab_studio.url}/zh/#/lab")
+
+def past_runs_are_ticked_and_compared(page: Page, studio: Studio) -> None:
+    page.goto(f"{studio.url}/zh/#/lab")
     lab = page.locator("#lab")
     ticks = lab.locator(".lab-ticks input")
     expect(ticks).to_have_count(3)
@@ -107,10 +110,6 @@ def test_past_runs_are_ticked_and_compared(
     ticks.nth(1).check()
     expect(lab.locator(".lab-table tbody tr")).to_have_count(2)
     expect(lab.locator(".lab-table thead th").nth(1)).to_have_text("测验损失")
-    address = page.url
-    again = new_page(page.context)
-    again.goto(address)
-    expect(again.locator("#lab .lab-table tbody tr")).to_have_count(2)
     lab.get_by_role("button", name="全部取消").click()
     expect(lab.locator("[data-part=none]")).to_be_visible()
 
