@@ -128,7 +128,7 @@ def test_the_csv_has_every_run_and_every_summary(make_entry):
     assert [line[0] for line in lines] == ["run", "run", "summary", "run", "run", "summary"]
     assert all(len(line) == len(head) for line in lines)
     loss = head.index(EN("measures.nll"))
-    assert [line[loss] for line in lines] == ["0.5", "0.4", "0.45", "0.6", "0.7", "0.65"]
+    assert [float(line[loss]) for line in lines] == pytest.approx([0.5, 0.4, 0.45, 0.6, 0.7, 0.65])
     gap = head.index(f"{EN('measures.nll')} · {EN('columns.difference')}")
     assert [float(line[gap]) for line in lines if line[gap]] == [pytest.approx(0.2)]
 
