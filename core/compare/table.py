@@ -248,7 +248,6 @@ def cell_json(measure: Measure, cell: Cell, row: Row, words: Wording) -> dict[st
     if gap is not None:
         verdict = gap.verdict(measure.better)
         difference = words("ratio", x=f"{cell.ratio:.2f}") if cell.ratio else _signed(gap, words)
-    budget = row.entries[0].budget_bytes
     return {
         "n": spread.n,
         "median": spread.median,
@@ -261,8 +260,12 @@ def cell_json(measure: Measure, cell: Cell, row: Row, words: Wording) -> dict[st
         "difference_text": difference,
         "verdict": verdict,
         "verdict_text": words(f"verdicts.{verdict}") if verdict else "",
-        "over_budget": measure.id == "peak_bytes" and bool(budget) and spread.median > budget,
+        "over_budget": measure.id == "peak_bytes" and any(_over(e) for e in row.entries),
     }
+
+
+def _over(entry: Entry) -> bool:
+    return 0 < entry.budget_bytes < entry.measures.get("peak_bytes", 0.0)
 
 
 def _signed(gap: Spread, words: Wording) -> str:
