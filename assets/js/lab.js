@@ -302,7 +302,7 @@
       const { measures, rows, notes, reference } = this.found;
       const head = make("tr", {}, ...[say("lab_row"), ...measures.map((m) => m.name)].map((text) => make("th", { scope: "col", textContent: text })));
       const body = rows.map((row, k) => {
-        const done = [say("lab_done", { n: row.done, of: row.runs.length }), row.budget_bytes ? say("lab_limit", { n: say("mb", { n: Math.round(row.budget_bytes / 1e6) }) }) : ""];
+        const done = [row.summary, row.budget_bytes ? say("lab_limit", { n: say("mb", { n: Math.round(row.budget_bytes / 1e6) }) }) : ""];
         const name = make("th", { scope: "row" }, this.swatch(k), make("b", { textContent: row.label }), make("small", { textContent: done.filter(Boolean).join(" · ") }));
         return make("tr", {}, name, ...measures.map((m) => this.cell(row.cells[m.id])));
       });
@@ -318,8 +318,8 @@
       if (!cell) return make("td", { textContent: "–" });
       const lines = [make("b", { textContent: cell.text, className: cell.over_budget ? "over" : "" })];
       if (cell.over_budget) lines.push(make("small", { className: "worse", textContent: say("lab_over") }));
-      if (cell.interval) lines.push(make("small", { textContent: cell.interval }));
-      if (cell.difference_text) lines.push(make("small", { className: cell.verdict, textContent: [cell.difference_text, cell.verdict_text].filter(Boolean).join(" ") }));
+      for (const text of [cell.interval, cell.count]) if (text) lines.push(make("small", { textContent: text }));
+      for (const text of [cell.difference_text, cell.verdict_text]) if (text) lines.push(make("small", { className: cell.verdict, textContent: text }));
       return make("td", {}, ...lines);
     }
     async draw() {

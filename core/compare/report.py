@@ -33,6 +33,7 @@ th { font-weight: 600 }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
 td.n b { font-weight: 600; white-space: nowrap }
 .small, td small { color: #57606a; font-size: 8.5pt } td small { display: block }
+td.n small { white-space: nowrap }
 .better { color: #0b6b56 } .worse, .over { color: #b3261e }
 section { break-inside: avoid }
 svg { width: 100%; height: auto } svg text { font: 11px system-ui, sans-serif; fill: #57606a }
@@ -101,7 +102,7 @@ def _table(found: Comparison, words: Wording) -> str:
 
 
 def _name(row: Row, reference: bool, words: Wording) -> str:
-    done = words("done", n=row.done, of=len(row.entries))
+    done = row.summary(words)
     small = f"{done} · {words('is_reference')}" if reference else done
     return f"<b>{escape(row.label)}</b><small>{escape(small)}</small>"
 
@@ -112,11 +113,14 @@ def _cell(measure: Measure, cell: Cell | None, row: Row, words: Wording) -> str:
     said: dict[str, Any] = cell_json(measure, cell, row, words)
     over = ' class="over"' if said["over_budget"] else ""
     lines = [f"<b{over}>{escape(said['text'])}</b>"]
-    if said["interval"]:
-        lines.append(f"<small>{escape(said['interval'])}</small>")
-    if said["difference_text"]:
-        text = " ".join(filter(None, (said["difference_text"], said["verdict_text"])))
-        lines.append(f'<small class="{escape(said["verdict"])}">{escape(text)}</small>')
+    lines += [
+        f"<small>{escape(said[part])}</small>" for part in ("interval", "count") if said[part]
+    ]
+    lines += [
+        f'<small class="{escape(said["verdict"])}">{escape(said[part])}</small>'
+        for part in ("difference_text", "verdict_text")
+        if said[part]
+    ]
     return f'<td class="n">{"".join(lines)}</td>'
 
 

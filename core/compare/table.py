@@ -57,6 +57,16 @@ class Row:
         """How many of its runs are finished."""
         return sum(entry.status == "done" for entry in self.entries)
 
+    @property
+    def n(self) -> int:
+        """How many seeds count in its figures."""
+        return len(one_a_seed(self.entries))
+
+    def summary(self, words: Wording) -> str:
+        """Say how many of its runs are done, and how many seeds count."""
+        done = words("done", n=self.done, of=len(self.entries))
+        return f"{done} · {words('count', n=self.n)}" if self.n else done
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -227,6 +237,7 @@ def _row_json(row: Row, words: Wording) -> dict[str, Any]:
     return {
         "label": row.label,
         "done": row.done,
+        "summary": row.summary(words),
         "budget_bytes": row.entries[0].budget_bytes,
         "runs": [
             {"id": e.id, "name": e.name, "seed": e.seed, "status": e.status, "problem": problem(e)}
@@ -244,7 +255,8 @@ def cell_json(measure: Measure, cell: Cell, row: Row, words: Wording) -> dict[st
         ends = {"low": measure.text(max(spread.low, 0.0)), "high": measure.text(spread.high)}
         if measure.id == "mcc":  # the one measure that can be negative
             ends["low"] = measure.text(spread.low)
-        interval = words("interval", n=spread.n, **ends)
+        if ends["low"] != ends["high"]:
+            interval = words("interval", **ends)
     if gap is not None:
         verdict = gap.verdict(measure.better)
         difference = words("ratio", x=f"{cell.ratio:.2f}") if cell.ratio else _signed(gap, words)
@@ -255,6 +267,7 @@ def cell_json(measure: Measure, cell: Cell, row: Row, words: Wording) -> dict[st
         "high": spread.high,
         "text": measure.text(spread.median),
         "interval": interval,
+        "count": words("count", n=spread.n) if spread.n != row.n else "",
         "difference": gap and {"n": gap.n, "mean": gap.mean, "low": gap.low, "high": gap.high},
         "ratio": cell.ratio,
         "difference_text": difference,
@@ -286,11 +299,11 @@ def as_text(found: Comparison, words: Wording) -> list[str]:
     lines = []
     for k, row in enumerate(found.rows):
         mark = f" ({words('is_reference')})" if k == found.reference and len(found.rows) > 1 else ""
-        lines.append(f"{row.label}, {words('done', n=row.done, of=len(row.entries))}{mark}")
+        lines.append(f"{row.label}, {row.summary(words)}{mark}")
         for m in found.measures:
             if (cell := row.cells.get(m.id)) is not None:
                 said = cell_json(m, cell, row, words)
-                parts = ("text", "interval", "difference_text", "verdict_text")
+                parts = ("text", "interval", "count", "difference_text", "verdict_text")
                 texts = "  ".join(said[part] for part in parts if said[part])
                 lines.append(f"  {words(f'measures.{m.id}')}: {texts}")
         lines += [f"  {problem(e)}" for e in row.entries if e.problem]
