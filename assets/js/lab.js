@@ -29,6 +29,7 @@
       this.ticks = new Map();
       this.forget();
       this.busy = false;
+      for (const name of ["add", "parts", "start"]) this.button(name).disabled = true; // until the choices are there
       element.addEventListener("click", (event) => this.press(event));
       this.field("seeds").addEventListener("change", () => this.showStart());
       this.field("reference").addEventListener("change", (event) => { this.reference = event.target.value; this.compared = ""; this.tick(); });
@@ -39,6 +40,7 @@
     }
     field(name) { return this.element.querySelector(`[data-f="${name}"]`); }
     part(name) { return this.element.querySelector(`[data-part="${name}"]`); }
+    button(name) { return this.element.querySelector(`[data-lab=${name}]`); }
     forget() { this.live = new Map(); this.found = null; this.compared = ""; this.drawn = ""; }
 
     /* Arriving ------------------------------------------------------------------- */
@@ -80,12 +82,13 @@
         this.rows = FIRST.filter((id) => o.methods.some((m) => m.id === id)).map((id) => ({ method: id, setting: "", value: null }));
       }
       this.field("basis").textContent = o.basis;
+      for (const name of ["parts", "start"]) this.button(name).disabled = false;
       this.showRows();
     }
     method(id) { return this.options.methods.find((m) => m.id === id) || this.options.methods[0]; }
     showRows() {
       this.field("rows").replaceChildren(...this.rows.map((row, k) => this.rowNode(row, k)));
-      this.element.querySelector("[data-lab=add]").disabled = this.rows.length >= this.options.most;
+      this.button("add").disabled = this.rows.length >= this.options.most;
       this.showStart();
     }
     rowNode(row, k) {
@@ -120,6 +123,7 @@
       return make("div", { className: "lab-row" }, method, setting, value, remove);
     }
     showStart() {
+      if (!this.options) return;
       this.field("start").textContent = say("lab_start", { n: this.rows.length * Number(this.field("seeds").value) });
       const about = [...new Set(this.rows.map((r) => r.method))].map((id) => this.method(id));
       this.field("about").textContent = about.map((m) => m.problem || (m.about ? `${m.name}: ${m.about}` : "")).filter(Boolean).join("; ");
