@@ -10,10 +10,7 @@ from typing import Any
 
 from benchmarks.settings import OWN
 from benchmarks.table import MB, Runs, ratios, reference, summarise
-
-# 97.5 % points of Student's t by degrees of freedom; beyond them, the normal distribution's.
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-NORMAL = 1.960
+from core.compare.interval import student
 
 
 @dataclass(frozen=True)
@@ -30,8 +27,7 @@ class Difference:
         mean, n = statistics.fmean(values), len(values)
         if n < 2:
             return Difference(mean, None, None)
-        t = STUDENT[n - 2] if n - 2 < len(STUDENT) else NORMAL
-        half = t * statistics.stdev(values) / math.sqrt(n)
+        half = student(n - 1) * statistics.stdev(values) / math.sqrt(n)
         return Difference(mean, mean - half, mean + half)
 
     def verdict(self, better: str) -> str:

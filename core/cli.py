@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -75,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_chat(_add(verbs, "chat", chat, "one answer, streamed"))
     _add_export(_add(verbs, "export", export, "write a tuned model for others, and check it"))
     _add_pairs(_add(verbs, "pairs", pairs, "ask a model that compares questions (method pairs)"))
+    _add_compare(_add(verbs, "compare", compare, "runs side by side, with intervals"))
     return parser
 
 
@@ -186,6 +188,18 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         "--format", required=True, help="peft (both adapters), merged, report or card"
     )
     parser.add_argument("--out", required=True, metavar="DIR2", help="folder to write")
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folders", metavar="DIR", nargs="+", help="folders of runs")
+    parser.add_argument(
+        "--reference", metavar="DIR", default="", help="compare with this run; empty: the first"
+    )
+    parser.add_argument("--csv", metavar="FILE", help="write a table for spreadsheets")
+    parser.add_argument("--report", metavar="FILE", help="write a page to print (HTML)")
+    parser.add_argument(
+        "--language", choices=("en", "zh"), default="en", help="of table and report"
+    )
 
 
 # Settings
@@ -456,6 +470,38 @@ def pairs(options: argparse.Namespace, screen: Screen) -> Outcome:
         screen.say("\n  = ".join(f"{asked['where']}: {asked['text']}" for asked in group))
     screen.say(f"{len(found['groups'])} groups among {found['questions']} questions")
     return 0, found
+
+
+def compare(options: argparse.Namespace, screen: Screen) -> Outcome:
+    """Put runs side by side; runs that differ in their seed alone are one row."""
+    from core.compare import report, table
+    from core.compare.folders import read_entry
+    from core.compare.words import Wording
+
+    words = Wording(options.language)
+    entries = [read_entry(_run_folder(folder)) for folder in dict.fromkeys(options.folders)]
+    reference = str(_run_folder(options.reference)) if options.reference else ""
+    found = table.compare(entries, words, reference)
+    for line in table.as_text(found, words):
+        screen.say(line)
+    if options.csv:  # with a byte order mark, by which spreadsheets know UTF-8
+        _write(options.csv, "\ufeff" + table.to_csv(found, words))
+    if options.report:
+        today = time.strftime("%Y-%m-%d %H:%M")
+        _write(options.report, report.report(found, words, today))
+    return 0, table.to_json(found, words)
+
+
+def _write(name: str, text: str) -> None:
+    path = Path(name).expanduser().resolve()
+    if not path.parent.is_dir() or path.is_dir():
+        raise ConfigError(
+            f"{path.name} cannot be written there.",
+            where=name[:60],
+            action="Give the name of a file in a folder that exists.",
+            code="cli.file",
+        )
+    path.write_text(text, "utf-8", newline="")
 
 
 def _model(options: argparse.Namespace) -> Document:

@@ -24,9 +24,7 @@ from studio.backend import WISHES, Backend
 from studio.text import DEFAULT_LANGUAGE, LANGUAGES, Words
 
 # A report is a document made from class data: it may show itself, and nothing else.
-_REPORT_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox allow-modals"
-)
+REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox allow-modals"
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -78,14 +76,14 @@ class Api:
 
     async def words(self, request: Request) -> Response:
         """Return the texts that scripts need, as a script."""
-        words = _words(request.path_params["language"])
+        words = words_of(request.path_params["language"])
         texts = {**words.group("js"), "language": words.language}
         body = f"window.STUDIO_WORDS = {json.dumps(texts, ensure_ascii=False)};"
         return Response(body, media_type="text/javascript; charset=utf-8")
 
     def overview(self, request: Request) -> Response:
         """Return the run list and the present choices, for the rail beside the pages."""
-        words = _words(request.query_params.get("lang"))
+        words = words_of(request.query_params.get("lang"))
         models = self._backend.models()
         runs = [_run_row(run, words, models) for run in self._backend.runs()]
         config = draft.load()
@@ -98,58 +96,60 @@ class Api:
 
     async def start(self, request: Request) -> Response:
         """Start a run from the draft, or from a sample class with everything at its default."""
-        words = _words(request.query_params.get("lang"))
-        asked = await _json(request)
+        words = words_of(request.query_params.get("lang"))
+        asked = await read_json(request)
         try:
             if sample := str(asked.get("sample", "")):
                 library.choose_sample(sample)
             task = draft.PAIRS if asked.get("task") == draft.PAIRS else draft.ANSWERS
             run = self._backend.start(draft.load(task), key=str(asked.get("key", "")))
         except StudioError as error:
-            return _refusal(error, words)
+            return refusal(error, words)
         return JSONResponse({"run": run}, 201)
 
     def live(self, request: Request) -> Response:
         """Return the state of a run, and what happened after the cursor ``since``."""
-        words = _words(request.query_params.get("lang"))
+        words = words_of(request.query_params.get("lang"))
         since = request.query_params.get("since", "0")
         try:
             run = self._backend.run(request.path_params["run"])
             events, cursor = self._backend.events(run.id, int(since) if since.isdecimal() else 0)
         except StudioError as error:
-            return _refusal(error, words, 404)
+            return refusal(error, words, 404)
         delta = charts.live_delta(events, words)
         row = _run_row(run, words, self._backend.models())
         return JSONResponse({"run": row, "cursor": cursor, **delta})
 
     async def want(self, request: Request) -> Response:
         """Pause, stop or go on with a run."""
-        words = _words(request.query_params.get("lang"))
-        wish = str((await _json(request)).get("want", ""))
+        words = words_of(request.query_params.get("lang"))
+        wish = str((await read_json(request)).get("want", ""))
         if wish not in WISHES:
             return JSONResponse({"problems": [words("error.request")]}, 400)
         try:
             self._backend.want(request.path_params["run"], wish)
         except StudioError as error:
-            return _refusal(error, words)
+            return refusal(error, words)
         return JSONResponse({"want": wish})
 
     def download(self, request: Request) -> Response:
         """Send an exported file."""
         path = self._downloads.find(request.path_params["token"])
         if path is None:
-            return JSONResponse({"problems": [_words(None)("error.download")]}, 404)
+            return JSONResponse({"problems": [words_of(None)("error.download")]}, 404)
         if "view" in request.query_params and path.suffix == ".html":
-            policy = {"content-security-policy": _REPORT_POLICY}
+            policy = {"content-security-policy": REPORT_POLICY}
             return FileResponse(path, media_type="text/html", headers=policy)
         return FileResponse(path, filename=path.name)
 
 
-def _words(language: str | None) -> Words:
+def words_of(language: str | None) -> Words:
+    """Return the words of a language that a request names, else of the first."""
     return Words(language if language in LANGUAGES else DEFAULT_LANGUAGE)
 
 
-async def _json(request: Request) -> dict[str, Any]:
+async def read_json(request: Request) -> dict[str, Any]:
+    """Return the object in a request's body; an empty one for anything else."""
     try:
         asked = json.loads(await request.body() or b"{}")
     except ValueError:
@@ -157,7 +157,8 @@ async def _json(request: Request) -> dict[str, Any]:
     return asked if isinstance(asked, dict) else {}
 
 
-def _refusal(error: StudioError, words: Words, status: int = 409) -> JSONResponse:
+def refusal(error: StudioError, words: Words, status: int = 409) -> JSONResponse:
+    """Return what went wrong as sentences in the page's language."""
     problems = [p.sentence() for p in words.error(error)]
     return JSONResponse({"problems": problems, "code": error.code}, status)
 

@@ -11,12 +11,13 @@ import gradio as gr
 from studio.api import Downloads
 from studio.backend import Backend
 from studio.markup import Markup, image, join, tag
-from studio.pages import data, model, pairs, plan, share, train, try_it
+from studio.pages import data, lab, model, pairs, plan, share, train, try_it
 from studio.pages.common import show
 from studio.text import LANGUAGES, Words
 
 STEPS = ("model", "data", "plan", "train", "try", "share")
-TASKS = ("pairs",)  # beside the path of six steps
+TASKS = ("pairs", "lab")  # beside the path of six steps
+SIGNS = {"pairs": "≟", "lab": "≶"}
 PAGES = (
     ("model", model.build),
     ("data", data.build),
@@ -25,6 +26,7 @@ PAGES = (
     ("try", try_it.build),
     ("share", share.build),
     ("pairs", pairs.build),
+    ("lab", lab.build),
 )
 
 
@@ -78,7 +80,7 @@ def _tasks(words: Words) -> Markup:
     for task in TASKS:
         hint = words(f"steps.{task}.hint")
         text = tag("span", tag("b", words(f"steps.{task}.name")), tag("small", hint))
-        sign = tag("i", "≟", aria_hidden="true")
+        sign = tag("i", SIGNS[task], aria_hidden="true")
         link = tag("a", sign, text, href=f"#/{task}", data_step=task, data_hint=hint)
         items += tag("li", link)
     return tag("h2", words("app.tasks")) + tag("ul", items, class_="steps tasks")

@@ -7,7 +7,7 @@ training child or in the service child, never in this process.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -97,9 +97,11 @@ class Backend:
         """
         return self.store.run(run_id)
 
-    def events(self, run_id: str, cursor: int) -> tuple[list[dict[str, Any]], int]:
-        """Return a run's events after ``cursor``, and the next cursor."""
-        events = self.store.events_after(run_id, cursor, EVENTS_AT_ONCE)
+    def events(
+        self, run_id: str, cursor: int, kinds: Sequence[str] = ()
+    ) -> tuple[list[dict[str, Any]], int]:
+        """Return a run's events after ``cursor`` (of some kinds only), and the next cursor."""
+        events = self.store.events_after(run_id, cursor, EVENTS_AT_ONCE, kinds=kinds)
         return events, (events[-1]["seq"] if events else cursor)
 
     def last_event(self, run_id: str, kind: str) -> dict[str, Any] | None:

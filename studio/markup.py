@@ -36,6 +36,11 @@ def choice(group: str, value: str, *, checked: bool = False, disabled: bool = Fa
     return _start("input", attributes)
 
 
+def number_input(**attributes: str) -> Markup:
+    """Return a field for a number; its label is up to the caller."""
+    return _start("input", {"type": "number", **attributes})
+
+
 def image(address: str) -> Markup:
     """Return a picture that says nothing to a screen reader."""
     return _start("img", {"src": address, "alt": ""})

@@ -25,6 +25,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from core.home import ASSETS
+from studio import lab
 from studio.api import Downloads, routes
 from studio.app import build
 from studio.backend import Backend
@@ -45,6 +46,7 @@ def create_app(backend: Backend) -> FastAPI:
     # Gradio adds a CORS layer that answers any origin, unless its parent has one.
     app.add_middleware(CORSMiddleware, allow_origins=[])
     app.router.routes.extend(routes(backend, downloads))
+    app.router.routes.extend(lab.routes(backend))
     app.router.routes.extend(_static_routes())
     theme, css = studio_theme(), stylesheet()
     for language in LANGUAGES:

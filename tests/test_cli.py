@@ -56,6 +56,8 @@ def test_starting_loads_nothing_heavy():
         ("chat", "--prompt", "x", "--adapter", "nowhere"),
         ("plan", "--rank", "many"),
         ("data", "x.csv", "--map", "frage=A"),
+        ("compare",),
+        ("compare", "nowhere"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_code_2(capsysbinary, arguments):
@@ -163,3 +165,50 @@ def test_chinese_survives_a_terminal_that_cannot_show_it(csv):
     )
     assert done.returncode == 2
     assert "没有.csv" in json.loads(done.stdout.decode("utf-8"))["problems"][0]["what"]
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Run folders of two methods, two seeds each; their losses are in the names."""
+    found = []
+    for method, losses in (("adaq", (0.5, 0.4)), ("qlora", (0.7, 0.62))):
+        for seed, nll in enumerate(losses):
+            folder = tmp_path / f"{method}-{seed}"
+            folder.mkdir()
+            train = dataclasses.replace(RunConfig().train, seed=seed)
+            RunConfig(method=method, train=train).save(folder / "config.json")
+            frozen = {"kind": "data", "sha256": str(seed)}
+            (folder / "events.jsonl").write_text(json.dumps(frozen) + "\n", "utf-8")
+            result = {"quiz": {"tuned": {"nll": nll}}, "measured_peak_bytes": 5}
+            (folder / "result.json").write_text(json.dumps(result), "utf-8")
+            found.append(str(folder))
+    return found
+
+
+def test_runs_are_compared_and_the_comparison_is_written(capsysbinary, folders, tmp_path):
+    table, report = tmp_path / "table.csv", tmp_path / "report.html"
+    code, out, err = run(
+        capsysbinary, "compare", *folders, "--json", "--csv", str(table), "--report", str(report)
+    )
+    first, second = json.loads(out)["rows"]
+    assert code == 0
+    assert first["cells"]["nll"]["median"] == pytest.approx(0.45)
+    assert second["cells"]["nll"]["difference"]["mean"] == pytest.approx(0.21)
+    assert second["cells"]["nll"]["difference"]["n"] == 2
+    assert "QLoRA" in err
+    assert table.read_bytes().startswith(b"\xef\xbb\xbf")
+    assert report.read_text("utf-8").startswith("<!doctype html>")
+
+
+def test_the_reference_of_a_comparison_can_be_chosen(capsysbinary, folders):
+    code, out, _ = run(capsysbinary, "compare", *folders, "--reference", folders[2], "--json")
+    found = json.loads(out)
+    assert (code, found["reference"]) == (0, 1)
+    assert found["rows"][0]["cells"]["nll"]["difference"]["mean"] == pytest.approx(-0.21)
+
+
+def test_a_comparison_that_cannot_be_written_is_a_sentence(capsysbinary, folders, tmp_path):
+    target = tmp_path / "nowhere" / "table.csv"
+    code, _, err = run(capsysbinary, "compare", *folders, "--csv", str(target))
+    assert code == 2
+    assert "table.csv" in err
