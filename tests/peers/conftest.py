@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +28,12 @@ def config(tiny, tmp_path_factory):
     rows = [f"What follows the number {n}?,The number {n + 1} follows." for n in range(16)]
     path.write_text("\n".join(["question,answer", *rows]), "utf-8")
     return RunConfig.from_json({**TREE, "model": str(tiny("llama")), "data": {"path": str(path)}})
+
+
+@pytest.fixture(scope="session")
+def model_path(config):
+    """The folder of the base model."""
+    return Path(config.model)
 
 
 @pytest.fixture(autouse=True)

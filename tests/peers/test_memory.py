@@ -1,7 +1,6 @@
 """What these methods may hold, and what they refuse with a sentence."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -30,28 +29,25 @@ def test_a_training_that_passes_its_budget_is_ended(config, tmp_path, monkeypatc
     assert sum(e.kind == "step" for e in steps) == 1
 
 
-def test_full_fine_tuning_says_how_large_a_model_may_be(config):
-    shape = memory.Shape.of(Path(config.model))
+def test_full_fine_tuning_says_how_large_a_model_may_be(config, model_path, monkeypatch):
+    shape = memory.Shape.of(model_path)
     wide = replace(config, peer=replace(config.peer, variant="full"), budget_bytes=10**9)
     large = replace(shape, parameters=135_000_000)
     assert memory.trained_numbers(wide, large) * memory.TRAINED == 16 * 135_000_000
-    least = memory.estimated(wide, large, 64, recompute=True, process=200_000_000)
-    error = memory._too_large(wide, large, least, 10**9)
-    assert "135 million weights" in error.what
-    assert "at most" in error.action
+    monkeypatch.setattr(memory.Shape, "of", lambda path: large)
+    with pytest.raises(MemoryBudgetError, match="all 135 million weights") as told:
+        memory.chosen(wide, model_path, 64, 64)
+    assert told.value.minimum_budget_bytes > 16 * 135_000_000
+    assert "at most" in told.value.action
 
 
-def test_rows_become_shorter_and_blocks_recomputed_before_a_budget_is_refused(config):
+def test_rows_become_shorter_and_blocks_recomputed_before_a_budget_is_refused(config, model_path):
     chosen = replace(config, method="peft-lora", peer=replace(config.peer, variant="lora"))
-    free = memory.chosen(chosen, Path(config.model), 4096, 64)
+    free = memory.chosen(chosen, model_path, 4096, 64)
     assert (free.row_tokens, free.recompute) == (4096, False)
-    tight = memory.chosen(
-        replace(chosen, budget_bytes=free.total - 1), Path(config.model), 4096, 64
-    )
+    tight = memory.chosen(replace(chosen, budget_bytes=free.total - 1), model_path, 4096, 64)
     assert (tight.row_tokens, tight.recompute) == (4096, True)
-    tighter = memory.chosen(
-        replace(chosen, budget_bytes=tight.total - 1), Path(config.model), 4096, 64
-    )
+    tighter = memory.chosen(replace(chosen, budget_bytes=tight.total - 1), model_path, 4096, 64)
     assert (tighter.row_tokens, tighter.recompute) == (64, False)
 
 

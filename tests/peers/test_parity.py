@@ -93,10 +93,10 @@ def test_adalora_ends_at_the_mean_rank_that_was_asked_for(done):
     assert len(set(last.values())) > 1
 
 
-def test_a_step_without_gradients_says_nothing_about_importance(config, tmp_path):
-    model = modelload.load_dense(Path(config.model), torch.float32)
+def test_a_step_without_gradients_says_nothing_about_importance(config, tmp_path, model_path):
+    model = modelload.load_dense(model_path, torch.float32)
     chosen = replace(config, peer=replace(config.peer, variant="adalora"))
-    peft = peers.wrapped(model, chosen, 8, Path(config.model), tmp_path)
+    peft = peers.wrapped(model, chosen, 8, model_path, tmp_path)
     for parameter in peft.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.full_like(parameter, math.nan)
@@ -129,14 +129,14 @@ def adapted(peft):
     return [m for m in peft.modules() if hasattr(m, "lora_A") and hasattr(m, "get_base_layer")]
 
 
-def test_a_dense_model_is_what_trains(config):
+def test_a_dense_model_is_what_trains(config, model_path):
     """Only the adapter has gradients, whatever the base is stored in."""
-    model = modelload.load_dense(Path(config.model), torch.float32)
+    model = modelload.load_dense(model_path, torch.float32)
     student = DenseModel.of(model)
     chosen = replace(config, peer=replace(config.peer, variant="lora"))
-    peft = peers.wrapped(model, chosen, STEPS, Path(config.model), Path(config.model))
+    peft = peers.wrapped(model, chosen, STEPS, model_path, model_path)
     trains = [n for n, p in student.model.named_parameters() if p.requires_grad]
     assert trains and all("lora_" in name for name in trains)
     assert sum(p.numel() for p in peft.parameters() if p.requires_grad) == memory.trained_numbers(
-        chosen, memory.Shape.of(Path(config.model))
+        chosen, memory.Shape.of(model_path)
     )

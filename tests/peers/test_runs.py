@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -58,7 +57,7 @@ def test_a_stopped_run_resumes_to_the_same_numbers(done, config, method, tmp_pat
 
 
 @pytest.mark.parametrize("method", ADAPTERS)
-def test_merged_exports_have_the_logits_of_peft(done, config, method, tmp_path, logits):
+def test_merged_exports_have_the_logits_of_peft(done, method, tmp_path, logits, model_path):
     """The reference is PEFT's own loading on the base that the adapter was trained on."""
     from peft import PeftModel
 
@@ -67,18 +66,18 @@ def test_merged_exports_have_the_logits_of_peft(done, config, method, tmp_path, 
     assert found["checked"]["equal"] == found["checked"]["prompts"] > 0
     cpu = torch.device("cpu")
     stored = peers.NF4 if method in NF4 else peers.DENSE
-    base = peers.load_base(Path(config.model), stored, torch.float32, cpu)
-    expected = logits(
-        PeftModel.from_pretrained(base, out / store.ADAPTER).eval(), Path(config.model)
-    )
-    merged = logits(modelload.load_dense(tmp_path / "merged", torch.float32), Path(config.model))
+    base = peers.load_base(model_path, stored, torch.float32, cpu)
+    expected = logits(PeftModel.from_pretrained(base, out / store.ADAPTER).eval(), model_path)
+    merged = logits(modelload.load_dense(tmp_path / "merged", torch.float32), model_path)
     assert torch.allclose(merged, expected, atol=2e-3)
-    plain = logits(modelload.load_dense(Path(config.model), torch.float32), Path(config.model))
+    plain = logits(modelload.load_dense(model_path, torch.float32), model_path)
     assert (merged - plain).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("method", ["peft-lora", "dora", "adalora", "loftq"])
-def test_the_adapter_is_exported_as_it_is_and_opened_again(done, config, method, tmp_path, logits):
+def test_the_adapter_is_exported_as_it_is_and_opened_again(
+    done, config, method, tmp_path, logits, model_path
+):
     out, _, _ = done(method)
     found = export(out, "peft", tmp_path / "peft")
     assert found["checked"]["equal"] == found["checked"]["prompts"] > 0
@@ -88,33 +87,32 @@ def test_the_adapter_is_exported_as_it_is_and_opened_again(done, config, method,
     (tmp_path / "peft" / "adapter_config.json").write_text(json.dumps(tree), "utf-8")
     model, _, _ = load_exported(tmp_path / "peft", config.model)
     mine, _, _ = store.load_adapted(out, merged=False)
-    assert torch.allclose(
-        logits(model, Path(config.model)), logits(mine, Path(config.model)), atol=1e-5
-    )
+    assert torch.allclose(logits(model, model_path), logits(mine, model_path), atol=1e-5)
     with pytest.raises(ConfigError, match="one adapter"):
         export(out, "peft-exact", tmp_path / "exact")
 
 
-def test_a_wholly_trained_model_is_a_model_like_any_other(done, config, tmp_path, logits):
+def test_a_wholly_trained_model_is_a_model_like_any_other(done, tmp_path, logits, model_path):
     out, result, _ = done("full")
     assert not (out / "checkpoints").exists()
     export(out, "merged", tmp_path / "merged")
     mine, _, _ = store.load_adapted(out)
     theirs = modelload.load_dense(tmp_path / "merged", torch.float32)
-    assert torch.equal(logits(mine, Path(config.model)), logits(theirs, Path(config.model)))
+    assert torch.equal(logits(mine, model_path), logits(theirs, model_path))
     assert "trained on the class" in (tmp_path / "merged" / "README.md").read_text("utf-8")
     assert result["trained_numbers"] == sum(p.numel() for p in theirs.parameters())
     with pytest.raises(ModelError, match="no adapter"):
         export(out, "peft", tmp_path / "peft")
 
 
-def test_the_chat_has_the_base_and_the_tuned_model_side_by_side(done, config, logits):
+def test_the_chat_has_the_base_and_the_tuned_model_side_by_side(done, config, logits, model_path):
     out, _, _ = done("dora")
-    residents, base = Residents(), Path(config.model)
+    residents = Residents()
     tuned = residents.tuned(out, "", lambda share, text: None)
     mine, _, _ = store.load_adapted(out)
-    assert torch.equal(logits(tuned.model, base), logits(mine, base))
+    assert torch.equal(logits(tuned.model, model_path), logits(mine, model_path))
     plain = residents.base(config.model, lambda share, text: None)
     assert torch.equal(
-        logits(plain.model, base), logits(modelload.load_dense(base, torch.float32), base)
+        logits(plain.model, model_path),
+        logits(modelload.load_dense(model_path, torch.float32), model_path),
     )
