@@ -190,8 +190,9 @@ def start_as_loftq(peft: Any, dense: Mapping[str, Tensor]) -> None:
         U, S, V = torch.linalg.svd(original.to(rounded.device) - rounded, full_matrices=False)
         rank = layer.r[_NAME]
         half = (S[:rank] / layer.scaling[_NAME]).sqrt()
-        layer.lora_B[_NAME].weight.data = U[:, :rank] * half
-        layer.lora_A[_NAME].weight.data = half[:, None] * V[:rank]
+        # Row by row, as a checkpoint gives them back: the order in memory decides the last bits.
+        layer.lora_B[_NAME].weight.data = (U[:, :rank] * half).contiguous()
+        layer.lora_A[_NAME].weight.data = (half[:, None] * V[:rank]).contiguous()
 
 
 def orthogonality(peft: Any) -> Tensor:

@@ -34,10 +34,14 @@ from core.runs.spawn import kill_tree, spawn_worker, worker_command
 _TICK = 0.1
 _KILLED = (-9, 137)
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
-_MADE_BY_A_RUN = ("data", "base", "checkpoints", "adapter", "export", "student-start", "model")
-_MADE_BY_A_RUN += ("pissa-start",)
-_FILES_OF_A_RUN = (EVENTS_FILE, ERROR_FILE, "plan.json", "layer_map.json", "trained.json")
-_FILES_OF_A_RUN += ("estimate.json",)
+_MADE_BY_A_RUN = (
+    *("data", "base", "checkpoints", "adapter", "export", "student-start", "model"),
+    "pissa-start",
+)
+_FILES_OF_A_RUN = (
+    *(EVENTS_FILE, ERROR_FILE, "plan.json", "layer_map.json", "trained.json"),
+    "estimate.json",
+)
 
 Show = Callable[[dict[str, Any]], None]
 
