@@ -11,17 +11,13 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from bitsandbytes.functional import dequantize_4bit
 from datasets import Dataset
 from peft import AdaLoraConfig, LoraConfig
-from peft.tuners.lora import Linear4bit
-from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
@@ -29,6 +25,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from benchmarks.child import computing, seconds_alive, write_result
 from benchmarks.settings import PEERS, Job, Peer
 from core import modelload, models
+from core.adapters.peers import orthogonality, start_as_loftq
 from core.data.chat import ChatFormat, Encoded
 from core.data.frozen import load_frozen
 from core.data.packing import count_steps
@@ -185,18 +182,6 @@ class AdaLoraTrainer(SFTTrainer):
         return (loss, outputs) if return_outputs else loss
 
 
-def orthogonality(model: Any) -> Tensor:
-    """Return weight * mean ``|P P^T - I|`` over both factors (r, n) of all layers, a scalar."""
-    distances = []
-    for name, factor in model.named_parameters():
-        if ".lora_A." in name or ".lora_B." in name:
-            P = factor if ".lora_A." in name else factor.T
-            identity = torch.eye(P.shape[0], dtype=P.dtype, device=P.device)
-            distances.append(torch.linalg.matrix_norm(P @ P.T - identity))
-    weight: float = model.peft_config["default"].orth_reg_weight
-    return weight * torch.stack(distances).mean()
-
-
 def make_trainer(job: Job, lesson: Lesson, watch: Stopwatch) -> SFTTrainer:
     """Return the trainer of a peer, ready to start."""
     peer = PEERS[job.variant]
@@ -221,30 +206,6 @@ def make_trainer(job: Job, lesson: Lesson, watch: Stopwatch) -> SFTTrainer:
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
     return trainer
-
-
-@torch.no_grad()
-def start_as_loftq(model: Any, dense: Mapping[str, Tensor]) -> None:
-    """Let each adapter start as the best approximation of its layer's quantization error.
-
-    As ``peft.replace_lora_weights_loftq``, one iteration; that function and PEFT's
-    ``init_lora_weights="loftq"`` (0.21) compute on a CUDA or XPU device only. Unlike it the factors
-    are divided by the adapter's scale, so that what they add is the error itself.
-
-    Args:
-        model: PEFT's model on bitsandbytes layers.
-        dense: weights (out_features, in_features) by the names of the base model.
-    """
-    for name, layer in model.named_modules():
-        if isinstance(layer, Linear4bit):
-            weight = layer.get_base_layer().weight
-            rounded = dequantize_4bit(weight.data, weight.quant_state).float()
-            error = dense[f"{name.removeprefix('base_model.model.')}.weight"].float() - rounded
-            U, S, V = torch.linalg.svd(error, full_matrices=False)
-            rank = layer.r["default"]
-            half = (S[:rank] / layer.scaling["default"]).sqrt()
-            layer.lora_B["default"].weight.data = U[:, :rank] * half
-            layer.lora_A["default"].weight.data = half[:, None] * V[:rank]
 
 
 def trained_numbers(model: Any) -> int:

@@ -122,7 +122,7 @@ class LanguageModel:
             on = k < blocks
             if on and k not in self._checkpointed:
                 self._checkpointed[k] = block.forward
-                block.forward = _recomputed(block.forward)
+                block.forward = recomputed(block.forward)
             elif not on and k in self._checkpointed:
                 block.forward = self._checkpointed.pop(k)
             if k in self._fused:
@@ -228,7 +228,9 @@ def shifted(labels: Tensor) -> Tensor:
     return torch.cat([labels[1:], labels.new_full((1,), -100)])
 
 
-def _recomputed(forward: Any) -> Any:
+def recomputed(forward: Any) -> Any:
+    """A block's ``forward`` that keeps its inputs only and computes anew in the backward pass."""
+
     def run(*args: Any, **kwargs: Any) -> Any:
         # Nothing in a block is random (dropout is off), so no generator state needs keeping.
         return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)

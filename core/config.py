@@ -350,6 +350,27 @@ class PairsConfig:
 
 
 @dataclass(frozen=True)
+class PeerConfig:
+    """What other libraries train: adapters of PEFT, or all weights."""
+
+    variant: str = _help(
+        "none",
+        "lora, dora, pissa, loftq, adalora (adapters of PEFT), full (all weights) or none (the"
+        " studio's own); set by the method",
+        choices=("none", "lora", "dora", "pissa", "loftq", "adalora", "full"),
+    )
+    stored: str = _help(
+        "dense",
+        "Frozen weights under an adapter of PEFT: dense (as the studio computes) or nf4 (4 bits,"
+        " by bitsandbytes); set by the method",
+        choices=("dense", "nf4"),
+    )
+    alpha_ratio: float = _help(
+        2.0, "Of adapters of PEFT: lora_alpha divided by the rank", "ratio", low=0.01, high=100.0
+    )
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything a run depends on."""
 
@@ -369,6 +390,7 @@ class RunConfig:
     distill: DistillConfig = field(default_factory=DistillConfig)
     quiz: QuizConfig = field(default_factory=QuizConfig)
     pairs: PairsConfig = field(default_factory=PairsConfig)
+    peer: PeerConfig = field(default_factory=PeerConfig)
 
     def to_json(self) -> dict[str, Any]:
         """Return the tree as plain dictionaries."""

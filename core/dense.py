@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from core import modelload
-from core.assemble import shared_mask, shifted
+from core.assemble import recomputed, shared_mask, shifted
 from core.objectives.head import DenseHead, each_chunk, head_loss
 
 
@@ -61,6 +61,11 @@ class DenseModel:
         """
         model: Any = modelload.load_dense(path, dtype)
         return DenseModel.of(model.to(device), trained=trained)
+
+    def recompute(self) -> None:
+        """From now on recompute every block in the backward pass."""
+        for block in self.blocks:
+            block.forward = recomputed(block.forward)  # type: ignore[method-assign]
 
     def hidden(self, ids: Tensor, positions: Tensor) -> Tensor:
         """Last hidden states (T, d) of a packed row; ids and positions (T,)."""

@@ -34,6 +34,15 @@ class Method:
         return tree
 
 
+# Of adapters of PEFT; what they cannot do is refused with a sentence.
+_PEERS = (
+    "resume",
+    "merged",
+    "peft (the adapter as it is)",
+    "a budget is a limit, not a plan",
+    "not: bits, penalties, another optimizer than AdamW",
+)
+
 METHODS: tuple[Method, ...] = (
     Method(
         "adaq",
@@ -107,6 +116,67 @@ METHODS: tuple[Method, ...] = (
         ),
     ),
     Method(
+        "peft-lora",
+        "LoRA of the library PEFT: two factors in every layer, weights dense",
+        "Hu et al. 2021, arXiv 2106.09685; PEFT",
+        _PEERS,
+        ("class data", "memory for dense weights; estimated, not planned"),
+        (("peer.variant", "lora"), ("peer.stored", "dense")),
+    ),
+    Method(
+        "dora",
+        "DoRA: a low-rank change of direction, and a magnitude for every output",
+        "Liu et al. 2024, arXiv 2402.09353; PEFT",
+        _PEERS,
+        ("class data", "memory for dense weights; estimated, not planned"),
+        (("peer.variant", "dora"), ("peer.stored", "dense")),
+    ),
+    Method(
+        "pissa",
+        "PiSSA: the strongest directions of the weights themselves train",
+        "Meng et al. 2024, arXiv 2404.02948; PEFT",
+        _PEERS,
+        ("class data", "memory for dense weights; estimated, not planned"),
+        (("peer.variant", "pissa"), ("peer.stored", "dense")),
+    ),
+    Method(
+        "adalora",
+        "AdaLoRA: ranks move to the layers where they count",
+        "Zhang et al. 2023, arXiv 2303.10512; PEFT",
+        (*_PEERS, "dynamic ranks"),
+        ("class data", "memory for dense weights; estimated, not planned"),
+        (("peer.variant", "adalora"), ("peer.stored", "dense")),
+    ),
+    Method(
+        "peft-qlora",
+        "QLoRA of PEFT and bitsandbytes: weights in NF4, their scales quantized too",
+        "Dettmers et al. 2023, arXiv 2305.14314; PEFT and bitsandbytes",
+        _PEERS,
+        ("class data", "bitsandbytes", "memory is estimated, not planned"),
+        (("peer.variant", "lora"), ("peer.stored", "nf4")),
+    ),
+    Method(
+        "loftq",
+        "LoftQ: as peft-qlora, the adapter begins as what rounding to NF4 lost",
+        "Li et al. 2023, arXiv 2310.08659; PEFT and bitsandbytes, the start computed here",
+        _PEERS,
+        ("class data", "bitsandbytes", "memory is estimated, not planned"),
+        (("peer.variant", "loftq"), ("peer.stored", "nf4")),
+    ),
+    Method(
+        "full",
+        "Full fine-tuning: every weight of a small model trains",
+        "the usual fine-tuning with AdamW, Loshchilov and Hutter 2019, arXiv 1711.05101",
+        (
+            "resume",
+            "merged (a whole model)",
+            "a budget is a limit, not a plan",
+            "not: peft, bits, dynamic ranks, another optimizer than AdamW",
+        ),
+        ("class data", "16 bytes for every weight: a small model"),
+        (("peer.variant", "full"), ("peer.stored", "dense")),
+    ),
+    Method(
         "pairs",
         "Same question? Improved LoRA with a head that compares two questions",
         "after the improved LoRA for question pairs (arXiv 2412.18729, abstract), rsLoRA"
@@ -154,6 +224,41 @@ def composed(config: RunConfig) -> RunConfig:
         config = replace(config, **{group: replace(getattr(config, group), **{name: value})})
     if config.adapter.parametrisation == "svd":
         return _of_singular_values(config)
+    if config.peer.variant != "none" and not _fixes(config.method, "peer.variant"):
+        raise ConfigError(
+            f"Method {config.method} trains no adapter of PEFT.",
+            where="peer.variant",
+            action="Choose the method of this name (peft-lora, dora, pissa, adalora, peft-qlora,"
+            " loftq or full).",
+            code="config.variant",
+        )
+    return config
+
+
+def _fixes(method_id: str, dotted: str) -> bool:
+    return any(name == dotted for name, _ in method(method_id).settings)
+
+
+def planned(config: RunConfig) -> RunConfig:
+    """The configuration, of a method that has a plan before its training.
+
+    Raises:
+        ConfigError: for one that has none.
+    """
+    if config.method == "pairs":
+        raise ConfigError(
+            "Training on pairs of questions is not planned; it trains at once.",
+            where="method",
+            action="Start the training; its memory is measured in the first step.",
+            code="pairs.no_plan",
+        )
+    if config.peer.variant != "none":
+        raise ConfigError(
+            f"Method {config.method} has no plan: its weights are stored in one way.",
+            where="method",
+            action="Start the training: its memory is estimated before and measured in every step.",
+            code="peers.no_plan",
+        )
     return config
 
 

@@ -337,6 +337,8 @@ _ADAPTER_KEYS = {
     "layer_replication", "loftq_config", "megatron_config", "megatron_core", "qalora_group_size",
     "target_parameters", "trainable_token_indices", "use_bdlora", "use_qalora", "lora_ga_config",
     "monteclora_config", "kappa_tune_config", "velora_config",
+    "target_r", "init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight",
+    "total_step",
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ of the starter's kind into a safetensors folder.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
@@ -25,6 +26,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -32,7 +34,7 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
-from core.errors import ModelError, StudioError
+from core.errors import ConfigError, ModelError, StudioError
 from core.modelcheck import STARTER_TEMPLATE, TensorEntry, safetensors_header, weight_files
 from core.process import apart
 
@@ -107,6 +109,52 @@ def load_dense(path: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=dtype or fast_dtype(),
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+    model: PreTrainedModel = loaded.eval()
+    return model
+
+
+def load_nf4(path: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """Return the model with its linear layers in NF4, doubly quantized, as bitsandbytes does it.
+
+    Args:
+        path: a checked model folder.
+        dtype: of all other weights, of activations and of products with expanded weights.
+        device: where it goes.
+
+    Raises:
+        ConfigError: if bitsandbytes is not installed.
+        ModelError: if the weights do not fit the configuration, or lie transposed (``Conv1D``).
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "Weights in NF4 come with the package bitsandbytes, which is not installed.",
+            where="method",
+            action="Choose method qlora, which needs no package, or: pip install bitsandbytes.",
+            code="model.bitsandbytes",
+        )
+    if any(isinstance(module, Conv1D) for module in empty_model(path).modules()):
+        raise ModelError(
+            "This model's weights lie transposed, and are not stored in NF4 by bitsandbytes here.",
+            where=path.name,
+            action="Choose method qlora of the studio's own.",
+            code="model.nf4_transposed",
+        )
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    with _said(path, "the weights"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype,
+            quantization_config=settings,
+            device_map={"": str(device)},
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,

@@ -51,6 +51,7 @@ from core.events import (
 )
 from core.objectives.direction import make_terms
 from core.pairs import run as pairs
+from core.peers import run as peers
 from core.plan.memory import probe
 from core.plan.planning import Planned as Found
 from core.plan.planning import calibration_row, does_not_fit, plan_for
@@ -96,14 +97,7 @@ def plan_run(config: RunConfig, emit: Emit) -> Plan:
     Raises:
         StudioError: if model, data or settings cannot be used.
     """
-    config = methods.composed(config)
-    if config.method == PAIRS:
-        raise ConfigError(
-            "Training on pairs of questions is not planned; it trains at once.",
-            where="method",
-            action="Start the training; its memory is measured in the first step.",
-            code="pairs.no_plan",
-        )
+    config = methods.planned(methods.composed(config))
     optimizers.check(config.train)
     with within_budget(device_of(config.device), config.budget_bytes):
         config = _with_plan(config)
@@ -125,6 +119,8 @@ def run(config: RunConfig, out: Path, emit: Emit, should_stop: ShouldStop) -> di
     optimizers.check(config.train)
     if config.method == "distill":
         config = students.completed(config)
+    if peers.is_peer(config):
+        peers.check(config)
     out.mkdir(parents=True, exist_ok=True)
     emit(PhaseChanged("data"))
     config.save(out / "config.json")
@@ -157,11 +153,13 @@ def _resume(out: Path, config: RunConfig, emit: Emit, should_stop: ShouldStop) -
     with _clock(seconds, "prepare"):
         lesson = _lesson(config, frozen.load_frozen(out / "data"), emit, out)
     trained = _trained_whole if _is_whole(config) else _trained
+    if peers.is_peer(config):
+        trained = _trained_elsewhere
     result = trained(out, config, lesson, seconds, emit, should_stop)
     release()
     with _clock(seconds, "quiz"):
         quiz = _quiz(out, config, lesson, emit, should_stop)
-    if _is_whole(config):
+    if _is_whole(config) or peers.is_full(config):
         distillation.forget_checkpoints(out)
     seconds["total"] = time.monotonic() - started
     emit(PhaseChanged("done", 1.0))
@@ -228,6 +226,35 @@ def _trained_whole(
     numbers = sum(p.numel() for p in trainer.model.model.parameters())
     result = _figures(out, config, trainer, digest, numbers)
     result["sizes"] = distillation.sizes(out, config, numbers)
+    write_whole(kept, json.dumps(result))
+    return result
+
+
+def _trained_elsewhere(
+    out: Path,
+    config: RunConfig,
+    lesson: Lesson,
+    seconds: dict[str, float],
+    emit: Emit,
+    should_stop: ShouldStop,
+) -> dict[str, Any]:
+    """Train an adapter of PEFT, or all weights, and keep it; what ``result.json`` says of that."""
+    kept = out / "trained.json"
+    if kept.is_file() and ((out / store.ADAPTER).is_dir() or store.whole_model(out) is not None):
+        known: dict[str, Any] = json.loads(kept.read_text("utf-8"))
+        return known
+    tell = _stoppable(emit, should_stop)
+    with _clock(seconds, "load"):
+        run = peers.built(out, config, lesson, LEAST_STEPS, tell, _Sampler(lesson, emit))
+    run.trainer.emit = emit
+    with _clock(seconds, "train"):
+        emit(PhaseChanged("train"))
+        if run.trainer.run(should_stop):
+            raise Stopped("The run was stopped; it can be resumed.")
+        run.trainer.optimizer.state.clear()
+        digest, numbers = peers.keep(out, config, run, lesson.path)
+    result = _figures(out, config, run.trainer, digest, numbers)
+    result["predicted_peak_bytes"] = run.estimate.total
     write_whole(kept, json.dumps(result))
     return result
 

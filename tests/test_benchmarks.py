@@ -536,13 +536,14 @@ def test_adapter_started_as_loftq_cancels_part_of_the_rounding_error(tiny, tmp_p
 
     from benchmarks import peer_process
     from benchmarks.settings import PEERS
+    from core.adapters.peers import start_as_loftq
     from core.modelload import Weights
 
     path, peer = Path(tiny("llama")), PEERS["loftq-fp32"]
     config = peer_process.adapter_config(peer, job("loftq-fp32", tmp_path))
     model = get_peft_model(peer_process.load_base(path, peer), config)
     dense = Weights(path)
-    peer_process.start_as_loftq(model, dense)
+    start_as_loftq(model, dense)
     layers = {n: x for n, x in model.named_modules() if isinstance(x, Linear4bit)}
     assert layers
     for name, layer in layers.items():

@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core import modelload, models
+from core.adapters import peers
 from core.adapters.basis import BASIS, Bases, sha256_of_bases
 from core.adapters.start import adapted_linear, scheme_of
 from core.assemble import LanguageModel, build, compute_dtype, put
@@ -360,11 +361,23 @@ def load_adapted(path: Path, *, merged: bool = True) -> tuple[Any, Any, ChatForm
         tokenizer = modelload.load_tokenizer(whole)
         dtype = compute_dtype(torch.device("cpu"))
         return modelload.load_dense(whole, dtype), tokenizer, ChatFormat.of(tokenizer)
+    if peers.is_adapter(path / ADAPTER):
+        return _load_peft(path, merged=merged)
     model, base = load_run(path)
     if merged:
         make_dense(model)
     tokenizer = modelload.load_tokenizer(base)
     return model.model, tokenizer, ChatFormat.of(tokenizer)
+
+
+def _load_peft(run: Path, *, merged: bool) -> tuple[Any, Any, ChatFormat]:
+    """The tuned model of a run whose adapter is PEFT's own, as :func:`load_adapted` gives it."""
+    check_manifest(run / ADAPTER, contents=True)
+    base = base_folder(run, RunConfig.load(run / "config.json"))
+    dtype = compute_dtype(torch.device("cpu"))
+    model = peers.load_adapter(base, run / ADAPTER, dtype, merged=merged)
+    tokenizer = modelload.load_tokenizer(base)
+    return model, tokenizer, ChatFormat.of(tokenizer)
 
 
 def make_dense(model: LanguageModel) -> None:

@@ -347,19 +347,40 @@ def keep_student(out: Path, config: RunConfig, trainer: Trainer, start: Path) ->
     Raises:
         ModelError: if a weight is not finite.
     """
+    teacher = models.resolve(config.model)
+    facts = {
+        "kind": "student",
+        "title": f"{config.name or out.name} (smaller)",
+        "licence": teacher.licence,
+        "note": f"Learned from {teacher.title} in {trainer.progress.step} steps.",
+    }
+    return keep_whole(out, config, trainer, start, facts)
+
+
+def keep_whole(
+    out: Path, config: RunConfig, trainer: Trainer, start: Path, facts: dict[str, Any]
+) -> str:
+    """Write the best state of a model of which all weights were trained as ``model/``.
+
+    Args:
+        out: the run's folder.
+        config: its settings.
+        trainer: at the end of the training.
+        start: the folder that the model began as.
+        facts: kept in the manifest (title, licence, note ...).
+
+    Returns:
+        SHA-256 of its weights.
+
+    Raises:
+        ModelError: if a weight is not finite.
+    """
     p = trainer.progress
     if config.train.stop_early and 0 < p.best_step < p.step:
         best = checkpoint.load(out / "checkpoints" / f"step-{p.best_step:06d}")
         if best is not None:
             restore_whole(trainer.model.model, best[0])
             trainer.emit(Note(f"The best state, of step {p.best_step}, is kept.", "train.best"))
-    teacher = models.resolve(config.model)
-    facts = {
-        "kind": "student",
-        "title": f"{config.name or out.name} (smaller)",
-        "licence": teacher.licence,
-        "note": f"Learned from {teacher.title} in {p.step} steps.",
-    }
     save_student(trainer.model.model, start, out / store.WHOLE, facts)
     return sha256_of(out / store.WHOLE / "model.safetensors")
 

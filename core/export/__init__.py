@@ -24,7 +24,8 @@ def export(
 
     Args:
         run_folder: the run.
-        form: one of :data:`FORMATS`; ``peft`` is both adapters.
+        form: one of :data:`FORMATS`; ``peft`` is both adapters, or the one of a run whose adapter
+            is PEFT's own.
         out: the folder to make.
         language: ``en`` or ``zh``, of the report.
         emit: hears how far it is.
@@ -50,6 +51,10 @@ def export(
     run = open_run(run_folder)
     if form in ("report", "card"):
         return _page(run, form, out, language)
+    if run.library:
+        from core.export.peers import export_library
+
+        return export_library(run, form, out, emit)
     from core.export import merged, peft
 
     make = {

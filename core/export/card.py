@@ -25,6 +25,20 @@ tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")"""
 _LOAD = {
     "merged": _WHOLE,
     "whole": _WHOLE,
+    "full": _WHOLE,
+    "peft-dense": """from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained("FOLDER_OF_THE_BASE_MODEL")
+model = PeftModel.from_pretrained(base, "THIS_FOLDER")""",
+    "peft-nf4": """from peft import PeftModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+nf4 = BitsAndBytesConfig(
+    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+)
+base = AutoModelForCausalLM.from_pretrained("FOLDER_OF_THE_BASE_MODEL", quantization_config=nf4)
+model = PeftModel.from_pretrained(base, "THIS_FOLDER")""",
     "peft-learned": """from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -39,6 +53,12 @@ model = PeftModel.from_pretrained(base, "THIS_FOLDER")""",
 _ABOUT = {
     "merged": "The whole tuned model in one folder, its low-rank adapter added to the weights.",
     "whole": "A smaller model that learned from the base model; all of its weights were trained.",
+    "full": "The base model, all of its weights trained on the class.",
+    "peft-dense": "The adapter as PEFT trained it, for the base model.",
+    "peft-nf4": (
+        "The adapter as PEFT trained it, for the base model **stored in NF4** by bitsandbytes: "
+        "on dense weights it answers otherwise."
+    ),
     "peft-learned": (
         "What training changed, as a LoRA adapter for the **original** base model. While training, "
         "the adapter also cancelled errors of the quantized base; that part is left out, since the "
@@ -70,7 +90,7 @@ def write_card(
     Args:
         path: the file, ``README.md`` of the exported folder.
         run: where it comes from.
-        form: merged | peft-learned | peft-exact.
+        form: merged | whole | full | peft-learned | peft-exact | peft-dense | peft-nf4.
         checked: what comparing its answers with the studio's gave.
         marks: measured after loading it back (empty without a quiz).
     """
@@ -107,7 +127,7 @@ def _front_matter(run: FinishedRun, form: str) -> str:
 
 
 def _about(run: FinishedRun) -> str:
-    result, what = run.result, "adapter" if run.plan else "weights"
+    result, what = run.result, "weights" if run.whole else "adapter"
     rows = [
         ("Base model", f"{escaped(run.base_info.title)}, {run.base_info.architecture}"),
         ("Licence of the base", escaped(run.base_info.licence) or "not stated"),

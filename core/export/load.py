@@ -76,7 +76,7 @@ def _must_fit(folder: Path, base: Path) -> None:
         fits = module is not None and modelload.is_linear(module)
         if fits and module is not None:
             out, wide = modelload.linear_shape(module)
-            fits = entry.shape[1] == wide if part.startswith("A") else entry.shape[0] == out
+            fits = _shape_fits(part, entry.shape, out, wide)
         if not fits:
             raise ModelError(
                 f"The adapter does not fit this base model: it was made for "
@@ -85,6 +85,13 @@ def _must_fit(folder: Path, base: Path) -> None:
                 action="Choose that base model.",
                 code="adapter.base",
             )
+
+
+def _shape_fits(part: str, shape: tuple[int, ...], out: int, wide: int) -> bool:
+    """Whether ``A`` (r, wide), ``B`` or a magnitude (out, ...), or ``E`` (r, 1) fits a layer."""
+    if part.startswith("A"):
+        return shape[-1] == wide
+    return part.startswith("E") or shape[0] == out
 
 
 def _named(folder: Path) -> str:

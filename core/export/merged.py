@@ -75,7 +75,8 @@ def _copied(run: FinishedRun, model_folder: Path, out: Path, emit: Emit) -> dict
         expected, answers = (_answers(place, run, dtype, emit) for place in (model_folder, folder))
         checked = must_be_equal(equal_answers(expected, answers))
         marks = {k: v for k, v in run.marks.get("tuned", {}).items() if not isinstance(v, list)}
-        write_card(folder / "README.md", run, "whole", checked, marks)
+        form = "whole" if run.config.method == "distill" else "full"
+        write_card(folder / "README.md", run, form, checked, marks)
         write_manifest(folder, kind="merged", checked=checked.to_json())
     emit(PhaseChanged("export", 1.0, "done"))
     files = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())

@@ -26,12 +26,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from core import modelload
+from core.adapters import peers
 from core.data.chat import ChatFormat
 from core.errors import ModelError
 from core.events import Emit, PhaseChanged
 from core.export.card import write_card
 from core.export.check import Checked, compared, must_be_equal
-from core.export.run import FinishedRun, Tuned, load_tuned, measured
+from core.export.run import FinishedRun, Tuned, base_name, load_tuned, measured
 from core.export.tensors import DenseReader, copy_tokenizer, write_model
 from core.layers.lora import AdapterLinear, adapter_layers
 from core.manifest import whole_folder, write_manifest
@@ -131,10 +132,7 @@ def write_adapter(folder: Path, factors: Factors, base: str, *, transposed: bool
 
 def load_peft(base: Path, adapter: Path, dtype: torch.dtype) -> Any:
     """Load an adapter with plain ``peft`` and return the model with its layers in place."""
-    from peft import PeftModel
-
-    loaded: Any = PeftModel.from_pretrained(modelload.load_dense(base, dtype), adapter)
-    return loaded.eval().get_base_model()
+    return peers.load_adapter(base, adapter, dtype, merged=False)
 
 
 def export_learned(run: FinishedRun, out: Path, emit: Emit) -> dict[str, Any]:
@@ -200,7 +198,7 @@ def _learned(
     layers = adapter_layers(tuned.model.model)
     factors = learned_factors(layers, tuned.start)
     transposed = any(layer.transposed for layer in layers.values())
-    write_adapter(folder, factors, _base_name(run), transposed=transposed)
+    write_adapter(folder, factors, base_name(run), transposed=transposed)
     copy_tokenizer(run.base, folder, tuned.chat.template)
     emit(PhaseChanged("export", 0.2, "check"))
     checked, marks = _loaded_back(run, tuned, run.base, folder)
@@ -236,12 +234,6 @@ def _loaded_back(
     del fresh
     gc.collect()
     return checked, marks
-
-
-def _base_name(run: FinishedRun) -> str:
-    """The base as others know it: a hub id, never a path of this machine."""
-    name = run.base_info.id
-    return name if not Path(name).is_absolute() else run.base_info.title
 
 
 def _outcome(out: Path, checked: Checked, marks: dict[str, Any]) -> dict[str, Any]:

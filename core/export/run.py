@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from core import modelload, models
-from core.adapters import store
+from core.adapters import peers, store
 from core.assemble import LanguageModel
 from core.config import RunConfig
 from core.data import frozen
@@ -31,8 +31,10 @@ class FinishedRun:
     Attributes:
         folder: the run.
         config: its settings.
-        plan: bits as they are now, and ranks at the start; None where all weights were trained.
+        plan: bits as they are now, and ranks at the start; None where all weights were trained, or
+            the adapter is PEFT's own.
         whole: folder of a wholly trained model; None where an adapter was trained.
+        library: whether the adapter is PEFT's own.
         result: what ``result.json`` holds.
         base: folder of the model that was trained, of which exports take configuration and
             tokenizer; ``base_info`` the entry of the base model (or teacher) in the model list.
@@ -45,6 +47,7 @@ class FinishedRun:
     config: RunConfig
     plan: Plan | None
     whole: Path | None
+    library: bool
     result: dict[str, Any]
     base: Path
     base_info: models.ModelInfo
@@ -78,7 +81,8 @@ def open_run(folder: Path) -> FinishedRun:
     try:
         result = json.loads((folder / "result.json").read_text("utf-8"))
         whole = store.whole_model(folder)
-        plan = store.load_plan(folder) if whole is None else None
+        library = peers.is_adapter(folder / store.ADAPTER)
+        plan = store.load_plan(folder) if whole is None and not library else None
     except (OSError, ValueError) as error:
         raise ModelError(
             "This run is not finished, so there is nothing to export yet.",
@@ -95,6 +99,7 @@ def open_run(folder: Path) -> FinishedRun:
         config=config,
         plan=plan,
         whole=whole,
+        library=library,
         result=result,
         base=whole or store.base_folder(folder, config),
         base_info=info,
@@ -103,6 +108,12 @@ def open_run(folder: Path) -> FinishedRun:
         quiz=quiz,
         examples=quiz or tuple(sides.train),
     )
+
+
+def base_name(run: FinishedRun) -> str:
+    """The base as others know it: a hub id, never a path of this machine."""
+    name = run.base_info.id
+    return name if not Path(name).is_absolute() else run.base_info.title
 
 
 @dataclass(frozen=True)

@@ -141,13 +141,18 @@ def write_model(
         ModelError: if a weight is not finite.
         OSError: if the disk is full.
     """
+    write_config(base, folder, dtype)
+    copy_tokenizer(base, folder, template)
+    write_safetensors(folder / "model.safetensors", reader.shapes(), dtype, reader, on_done)
+
+
+def write_config(base: Path, folder: Path, dtype: torch.dtype) -> None:
+    """Write the base's configuration, without paths, for weights of ``dtype``."""
     config = json.loads((base / "config.json").read_text("utf-8"))
     for key in ("_name_or_path", "_model_name_or_path", "torch_dtype"):
         config.pop(key, None)
     config["dtype"] = str(dtype).removeprefix("torch.")
     (folder / "config.json").write_text(json.dumps(config, indent=2), "utf-8")
-    copy_tokenizer(base, folder, template)
-    write_safetensors(folder / "model.safetensors", reader.shapes(), dtype, reader, on_done)
 
 
 def copy_tokenizer(base: Path, folder: Path, template: str) -> None:

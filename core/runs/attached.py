@@ -34,7 +34,14 @@ from core.runs.spawn import kill_tree, spawn_worker, worker_command
 _TICK = 0.1
 _KILLED = (-9, 137)
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
-_MADE_BY_A_RUN = ("data", "base", "checkpoints", "adapter", "export", "student-start", "model")
+_MADE_BY_A_RUN = (
+    *("data", "base", "checkpoints", "adapter", "export", "student-start", "model"),
+    "pissa-start",
+)
+_FILES_OF_A_RUN = (
+    *(EVENTS_FILE, ERROR_FILE, "plan.json", "layer_map.json", "trained.json"),
+    "estimate.json",
+)
 
 Show = Callable[[dict[str, Any]], None]
 
@@ -52,7 +59,7 @@ def prepare_folder(folder: Path, config: RunConfig) -> None:
         _refuse_if_used(folder)
         for name in _MADE_BY_A_RUN:
             shutil.rmtree(folder / name, ignore_errors=True)
-        for name in (EVENTS_FILE, ERROR_FILE, "plan.json", "layer_map.json", "trained.json"):
+        for name in _FILES_OF_A_RUN:
             (folder / name).unlink(missing_ok=True)
     config.save(folder / "config.json")
 

@@ -51,11 +51,11 @@ def plan(config: RunConfig, emit: Emit) -> dict[str, Any]:
     from core.modelcheck import is_shape
 
     if is_shape(Path(config.model)):
-        from core.methods import composed
+        from core.methods import composed, planned
         from core.plan.shapes import plan_shape
 
         device = "cuda" if config.device == "cuda" else "cpu"
-        return plan_shape(Path(config.model), composed(config), device=device).to_json()
+        return plan_shape(Path(config.model), planned(composed(config)), device=device).to_json()
     from core.pipeline import plan_run
 
     return plan_run(config, emit).to_json()

@@ -106,6 +106,8 @@ class Trainer:
         go_back: puts everything back to the last checkpoint; False where that cannot be done.
             None: steps without finite gradients end the run.
         objective: what goes down; None: the loss of the answers.
+        after_move: hears of every step (from 0, and whether it was made) after the optimizer, while
+            the gradients are still there.
     """
 
     model: Trained
@@ -129,6 +131,7 @@ class Trainer:
     decay: BalancedDecay | None = None
     go_back: Callable[[Trainer], bool] | None = None
     objective: Objective | None = None
+    after_move: Callable[[int, bool], None] | None = None
 
     def __post_init__(self) -> None:
         """Learn how the optimizer wants its rate."""
@@ -249,6 +252,8 @@ class Trainer:
             self.ranks.score()
         if finite:
             self._move(step, norm, limit)
+        if self.after_move is not None:
+            self.after_move(step, finite)
         if self.ranks is not None:
             self.ranks.after_backward(step, self.emit, finite=finite, scored=early)
         self.check_ledger()
