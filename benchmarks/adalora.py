@@ -1,4 +1,4 @@
-"""What PEFT leaves to the caller of AdaLoRA: its schedule, its penalty, and the count at the end."""
+"""What PEFT leaves to the caller of AdaLoRA: schedule, penalty, and the count at the end."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 The same base model, tokens, pooling, head, class weights, steps and tokens a step as method
 ``pairs``; but all weights train (``full-head``), or an adapter of PEFT does (``lora-head``,
-``adalora-head``), with one rate, alpha twice the rank and no dropout. The threshold is chosen on the
-same calibration pairs.
+``adalora-head``), with one rate, alpha twice the rank and no dropout. The threshold is chosen on
+the same calibration pairs.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ evaluation pass, after which nothing can be trained any more.
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -25,7 +26,6 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallba
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from benchmarks import adalora
 from benchmarks.child import computing, seconds_alive, write_result
 from benchmarks.settings import PEERS, Job, Peer
 from core import modelload, models
@@ -37,6 +37,8 @@ from core.errors import DataError
 from core.evaluate.quiz import mark
 from core.process import peak_bytes
 
+INITIAL_RANK = 1.5  # AdaLoRA starts with this multiple of the rank it ends with
+INITIAL_PHASE, FINAL_PHASE = 0.1, 0.25  # parts of AdaLoRA's steps with a constant budget
 ALPHA = 2.0  # lora_alpha over rank, the usual choice
 
 
@@ -102,7 +104,14 @@ def adapter_config(peer: Peer, job: Job) -> LoraConfig:
     }
     if peer.method != "adalora":
         return LoraConfig(r=job.rank, **common)
-    return AdaLoraConfig(**adalora.schedule(job.rank, job.steps), **common)
+    return AdaLoraConfig(
+        init_r=math.ceil(INITIAL_RANK * job.rank),
+        target_r=job.rank,
+        total_step=job.steps,
+        tinit=int(INITIAL_PHASE * job.steps),
+        tfinal=int(FINAL_PHASE * job.steps),
+        **common,
+    )
 
 
 def training_arguments(peer: Peer, job: Job, batch: int) -> SFTConfig:
@@ -172,8 +181,20 @@ class AdaLoraTrainer(SFTTrainer):
         loss, outputs = super().compute_loss(  # type: ignore[no-untyped-call]
             model, inputs, True, num_items_in_batch
         )
-        loss = loss + adalora.orthogonality(model)
+        loss = loss + orthogonality(model)
         return (loss, outputs) if return_outputs else loss
+
+
+def orthogonality(model: Any) -> Tensor:
+    """Return weight * mean ``|P P^T - I|`` over both factors (r, n) of all layers, a scalar."""
+    distances = []
+    for name, factor in model.named_parameters():
+        if ".lora_A." in name or ".lora_B." in name:
+            P = factor if ".lora_A." in name else factor.T
+            identity = torch.eye(P.shape[0], dtype=P.dtype, device=P.device)
+            distances.append(torch.linalg.matrix_norm(P @ P.T - identity))
+    weight: float = model.peft_config["default"].orth_reg_weight
+    return weight * torch.stack(distances).mean()
 
 
 def make_trainer(job: Job, lesson: Lesson, watch: Stopwatch) -> SFTTrainer:
@@ -226,6 +247,23 @@ def start_as_loftq(model: Any, dense: Mapping[str, Tensor]) -> None:
             layer.lora_A["default"].weight.data = half[:, None] * V[:rank]
 
 
+def trained_numbers(model: Any) -> int:
+    """Return how many numbers of the adapter take part at the end of training."""
+    pattern = getattr(model.peft_config["default"], "rank_pattern", None)
+    if not pattern:
+        return sum(p.numel() for p in model.parameters() if p.requires_grad)
+    kept = {name.partition(".lora_E")[0]: sum(mask) for name, mask in pattern.items()}
+    return sum(
+        rank * sum(n for n in layer_sizes(model, name)) + rank for name, rank in kept.items()
+    )
+
+
+def layer_sizes(model: Any, name: str) -> tuple[int, int]:
+    """Return (in_features, out_features) of an adapted layer."""
+    layer = model.get_submodule(f"base_model.model.{name}".replace(".model.base_model", ""))
+    return layer.in_features, layer.out_features
+
+
 def train_and_mark(job: Job) -> dict[str, Any]:
     """Run a peer; see ``benchmarks/README.md`` for the fields of the result."""
     lesson, watch = read_lesson(job), Stopwatch()
@@ -233,7 +271,7 @@ def train_and_mark(job: Job) -> dict[str, Any]:
     trainer.train()
     peak, tokens = peak_bytes(), int(trainer.state.num_input_tokens_seen)
     adapter, tuned = Path(job.out) / "adapter", cast(Any, trainer.model)
-    numbers = adalora.trained_numbers(tuned)
+    numbers = trained_numbers(tuned)
     tuned.save_pretrained(adapter)
     saved = seconds_alive()
     model = tuned.get_base_model().eval()  # with the adapter's layers in place
