@@ -12,7 +12,7 @@ INITIAL_RANK = 1.5  # AdaLoRA starts with this multiple of the rank it ends with
 INITIAL_PHASE, FINAL_PHASE = 0.1, 0.25  # parts of its steps with a constant budget
 
 
-def schedule(rank: int, steps: int) -> dict[str, int]:
+def schedule(rank: int, steps: int) -> dict[str, Any]:
     """Arguments of ``AdaLoraConfig`` for a mean rank at the end of so many steps."""
     return {
         "init_r": math.ceil(INITIAL_RANK * rank),

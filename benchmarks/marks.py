@@ -146,7 +146,8 @@ def bleu(answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
 def nist(answers: Sequence[str], references: Sequence[Sequence[str]]) -> float | None:
     """Corpus NIST-5 of ``nltk``, case ignored, on ``13a`` tokens; None where it is not installed.
 
-    0 where an answer has too few words to have any n-gram at all.
+    Unlike the challenge's ``mteval-v13a`` it takes, for every answer and length of n-gram, the one
+    reference that fits best. 0 where no answer has five tokens.
     """
     try:
         score = importlib.import_module("nltk.translate.nist_score").corpus_nist

@@ -1,9 +1,9 @@
 """``python -m benchmarks.methods``: chosen methods on public suites, each tuned with equal effort.
 
-Every run is a process of its own. First each method is trained with each rate of the same small grid
-on a part of the training examples and asked for the loss on the rest of them; then, with the rate
-that was best, on all of them with each seed, and marked on the suite's test. So no rate is chosen on
-what is reported. No torch in here.
+Every run is a process of its own. First each method is trained with each rate of the same small
+grid on a part of the training examples and asked for the loss on the rest of them; then, with the
+rate that was best, on all of them with each seed, and marked on the suite's test. So no rate is
+chosen on what is reported. No torch in here.
 """
 
 from __future__ import annotations
