@@ -232,6 +232,7 @@ def fitting(items: Sequence[Item], model: Path, max_length: int) -> list[Item]:
     """The items whose question and first reference leave room for a chat template."""
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     tokenizer.no_truncation()
+    tokenizer.no_padding()
     room = max_length - datasets.TEMPLATE_TOKENS
     texts = [f"{item.question}\n{item.references[0]}" for item in items]
     encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
