@@ -209,7 +209,7 @@ def prepare(options: argparse.Namespace, suite_id: str, model_id: str, work: Pat
     model = models.ensure_local(info, encoder=True).resolve()
     train = fitting(material.train, model, material.suite.max_length)
     test = fitting(material.test, model, material.suite.max_length)
-    drawn_train = suites.drawn(train, options.train)
+    drawn_train = material.suite.grouped(suites.drawn(train, options.train))
     drawn_test = suites.drawn(test, options.test)
     rest, held = suites.held_out(drawn_train, max(1, round(HELD_SHARE * len(drawn_train))))
     if not rest or not held or not drawn_test:

@@ -87,6 +87,7 @@ class Suite:
         licence: as its source states it.
         labels: the words that stand for the labels 0 and 1.
         language: ``en`` or ``zh``.
+        grouped: gives items their groups, where their file has none; after a sample was drawn.
         max_length: most tokens of an example that is learned or asked.
         max_new_tokens: longest written answer, in tokens.
         note: what to know before reading its marks.
@@ -102,6 +103,7 @@ class Suite:
     licence: str
     labels: tuple[str, ...] = ()
     language: str = "en"
+    grouped: Callable[[Sequence[Item]], list[Item]] = field(default=list, repr=False)
     max_length: int = 256
     max_new_tokens: int = 64
     note: str = ""
@@ -259,7 +261,7 @@ def _sst2(folder: Path) -> Sides:
 
     files = (folder / "glue/sst2" / name for name in ("train.tsv", "dev.tsv"))
     train, test = ([item(row) for row in _rows(file)] for file in files)
-    return _by_text(train), test
+    return train, test
 
 
 def _cola(folder: Path) -> Sides:
@@ -271,7 +273,7 @@ def _cola(folder: Path) -> Sides:
     at = folder / "glue/cola"
     names = ("dev_in_domain.tsv", "dev_out_of_domain.tsv")
     train = [item(row) for row in _rows(at / "train.tsv")]
-    return _by_text(train), [item(row) for name in names for row in _rows(at / name)]
+    return train, [item(row) for name in names for row in _rows(at / name)]
 
 
 _YES_NO = ("no", "yes")
@@ -297,7 +299,7 @@ def _mrpc(folder: Path) -> Sides:
             for row in _rows(folder / "glue/mrpc" / name)
         ]
 
-    return _by_pair(side("train.tsv")), side("test.tsv")
+    return side("train.tsv"), side("test.tsv")
 
 
 def _rte(folder: Path) -> Sides:
@@ -313,7 +315,7 @@ def _rte(folder: Path) -> Sides:
             for row in _rows(folder / "glue/rte" / name)
         ]
 
-    return _by_pair(side("train.tsv")), side("dev.tsv")
+    return side("train.tsv"), side("dev.tsv")
 
 
 def _qqp_items(path: Path) -> list[Item]:
@@ -329,7 +331,7 @@ def _question_pair(first: str, second: str, same: int) -> Item:
 
 
 def _qqp(folder: Path) -> Sides:
-    return _by_pair(_qqp_items(folder / "qqp/train.tsv")), _qqp_items(folder / "qqp/test.tsv")
+    return _qqp_items(folder / "qqp/train.tsv"), _qqp_items(folder / "qqp/test.tsv")
 
 
 def _qqp_clusters(folder: Path) -> Sides:
@@ -339,7 +341,7 @@ def _qqp_clusters(folder: Path) -> Sides:
     pairs = [Pair(*row) for row in dict.fromkeys(rows)]
     sides = split_pairs(pairs, calibration=0.0, test=QQP_TEST, seed=SEED, how="clusters")
     train = [_question_pair(p.first, p.second, p.same) for p in (*sides.train, *sides.calibration)]
-    return _by_pair(train), [_question_pair(p.first, p.second, p.same) for p in sides.test]
+    return train, [_question_pair(p.first, p.second, p.same) for p in sides.test]
 
 
 # --- texts --------------------------------------------------------------------------------------
@@ -402,7 +404,7 @@ def _gsm8k(folder: Path) -> Sides:
             for row in _lines(folder / "gsm8k" / name)
         ]
 
-    return _by_text(side("train.jsonl")), side("test.jsonl")
+    return side("train.jsonl"), side("test.jsonl")
 
 
 def _cmath(folder: Path) -> Sides:
@@ -439,35 +441,37 @@ SUITES: tuple[Suite, ...] = (
     Suite(
         "sst2", "SST-2", LABELS, ("glue/sst2/train.tsv", "glue/sst2/dev.tsv"), _sst2,
         "accuracy", _LABEL_MARKS, "no licence text; research",
-        labels=("negative", "positive"),
+        labels=("negative", "positive"), grouped=_by_text,
         note="3,000 of the published training phrases; all of GLUE's development sentences.",
     ),
     Suite(
         "cola", "CoLA", LABELS,
         tuple(f"glue/cola/{n}.tsv" for n in ("train", "dev_in_domain", "dev_out_of_domain")),
         _cola, "mcc", _LABEL_MARKS, "no licence text; research",
-        labels=_YES_NO, note="Whole; marked on GLUE's development sentences.",
+        labels=_YES_NO, grouped=_by_text, note="Whole; marked on GLUE's development sentences.",
     ),
     Suite(
         "mrpc", "MRPC", LABELS, ("glue/mrpc/train.tsv", "glue/mrpc/test.tsv"), _mrpc,
         "f1", _LABEL_MARKS, "Microsoft Research data licence; research",
-        labels=_YES_NO, note=_SAMPLED,
+        labels=_YES_NO, grouped=_by_pair, note=_SAMPLED,
     ),
     Suite(
         "rte", "RTE", LABELS, ("glue/rte/train.tsv", "glue/rte/dev.tsv"), _rte,
         "accuracy", _LABEL_MARKS, "none stated; research",
-        labels=_YES_NO, note="1,500 of the training pairs; all of GLUE's development pairs.",
+        labels=_YES_NO, grouped=_by_pair,
+        note="1,500 of the training pairs; all of GLUE's development pairs.",
     ),
     Suite(
         "qqp", "QQP", LABELS, ("qqp/train.tsv", "qqp/test.tsv"), _qqp,
         "f1", _LABEL_MARKS, _QQP_LICENCE,
-        labels=_YES_NO, note="A sample with sides of its own, not those of GLUE.",
+        labels=_YES_NO, grouped=_by_pair,
+        note="A sample with sides of its own, not those of GLUE.",
     ),
     Suite(
         "qqp-clusters", "QQP, no question on both sides", LABELS,
         tuple(f"qqp/{n}.tsv" for n in ("train", "dev", "test")), _qqp_clusters,
         "f1", _LABEL_MARKS, _QQP_LICENCE,
-        labels=_YES_NO,
+        labels=_YES_NO, grouped=_by_pair,
         note="The sample's three files pooled; connected components of the graph of questions, "
         "linked by pairs, stay on one side.",
     ),
@@ -499,7 +503,7 @@ SUITES: tuple[Suite, ...] = (
     ),
     Suite(
         "gsm8k", "GSM8K", NUMBER, ("gsm8k/train.jsonl", "gsm8k/test.jsonl"), _gsm8k,
-        "exact", ("exact",), "MIT", max_length=384, max_new_tokens=160,
+        "exact", ("exact",), "MIT", grouped=_by_text, max_length=384, max_new_tokens=160,
         note=_SAMPLED + " The calculator's notes are taken out.",
     ),
     Suite(
