@@ -269,13 +269,20 @@ def _freeze(
     as_class = {"tuning-class": (rest, held), "final-class": (train, looked_at)}
     for name, (learned, asked) in as_class.items():
         sides = Split(tuple(x.example() for x in learned), tuple(x.example() for x in asked))
-        frozen.freeze([*sides.train, *sides.quiz], sides, bench.work / "data" / name)
+        _freeze_class(bench.work / "data" / name, sides)
     if bench.suite.pairs:
         # A pair model chooses its threshold on pairs that it learns neither now nor then.
         learned, calibration = suites.held_out(rest, len(held), seed=1)
         _freeze_pairs(bench.work / "data" / "tuning-pairs", learned, calibration, held)
         _freeze_pairs(bench.work / "data" / "final-pairs", [*learned, *held], calibration, test)
     write_json(bench.items, [item.to_json() for item in test])
+
+
+def _freeze_class(folder: Path, sides: Split) -> None:
+    if not frozen.is_frozen(folder):
+        frozen.freeze([*sides.train, *sides.quiz], sides, folder)
+    elif frozen.load_frozen(folder).sha256 != sides.sha256:
+        raise _other_settings()
 
 
 def _freeze_pairs(
@@ -285,11 +292,15 @@ def _freeze_pairs(
     if not is_frozen_pairs(folder):
         freeze_pairs(sides, folder)
     elif load_pairs(folder).sha256 != sides.sha256:
-        raise ConfigError(
-            "This folder holds runs with other settings.",
-            where="--work",
-            action="Choose another folder, or the settings of the runs in it.",
-        )
+        raise _other_settings()
+
+
+def _other_settings() -> ConfigError:
+    return ConfigError(
+        "This folder holds runs with other settings.",
+        where="--work",
+        action="Choose another folder, or the settings of the runs in it.",
+    )
 
 
 # --- runs ---------------------------------------------------------------------------------------

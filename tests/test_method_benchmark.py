@@ -296,8 +296,9 @@ def test_runs_with_other_settings_are_not_taken(options, monkeypatch, tmp_path):
     monkeypatch.setattr(peers, "run_job", Fake())
     arguments = ("--methods", "lora", "--suites", "e2e", "--seeds", 0)
     methods.run_all(options(*arguments), tmp_path / "work")
-    with pytest.raises(ConfigError):
-        methods.run_all(options(*arguments, "--steps", 3), tmp_path / "work")
+    for other in (("--steps", 3), ("--train", 20)):
+        with pytest.raises(ConfigError):
+            methods.run_all(options(*arguments, *other), tmp_path / "work")
 
 
 def test_a_suite_that_is_not_here_is_left_out_with_a_sentence(options, capsys, tmp_path):
