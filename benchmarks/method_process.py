@@ -118,7 +118,7 @@ def file_bytes(out: Path) -> int:
 
 def load_items(path: Path) -> list[Item]:
     """The items that are marked."""
-    return [Item.from_json(tree) for tree in json.loads(path.read_text("utf-8"))]
+    return [Item.from_json(tree) for tree in json.loads(path.read_text("utf-8"))["items"]]
 
 
 def mark(job: Job, out: Path) -> dict[str, Any]:

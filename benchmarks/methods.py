@@ -275,7 +275,7 @@ def _freeze(
         learned, calibration = suites.held_out(rest, len(held), seed=1)
         _freeze_pairs(bench.work / "data" / "tuning-pairs", learned, calibration, held)
         _freeze_pairs(bench.work / "data" / "final-pairs", [*learned, *held], calibration, test)
-    write_json(bench.items, [item.to_json() for item in test])
+    write_json(bench.items, {"items": [item.to_json() for item in test]})
 
 
 def _freeze_class(folder: Path, sides: Split) -> None:

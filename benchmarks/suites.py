@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks import marks
 from benchmarks.datasets import SEED, SHARED
@@ -202,7 +202,7 @@ def held_out(items: Sequence[Item], wanted: int, seed: int = SEED) -> Sides:
         if len(chosen) + len(members[group]) <= wanted:
             chosen.update(members[group])
     if not chosen and drawn:
-        chosen.update(min((members[g] for g in drawn), key=len))
+        chosen.update(min((members[g] for g in drawn), key=lambda own: len(own)))
     return (
         [x for i, x in enumerate(items) if i not in chosen],
         [x for i, x in enumerate(items) if i in chosen],
@@ -222,7 +222,7 @@ def drawn(items: Sequence[Item], number: int, seed: int = SEED) -> list[Item]:
 def _rows(path: Path, *, quoted: bool = False) -> Iterator[dict[str, str]]:
     """Rows of a TSV file under its first line's names; without ``quoted`` a quote is plain text."""
     with path.open(encoding="utf-8", newline="") as file:
-        how = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+        how: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
         yield from csv.DictReader(file, delimiter="\t", quoting=how)
 
 

@@ -196,7 +196,7 @@ def test_all_methods_have_the_same_tuning_budget_and_never_see_the_test(options,
     assert not any("tuning" in Path(j.data).name for j in final)
     sides = load_frozen(bench.data(ARMS["lora"], tuning=True))
     seen = {normalised(e.question) for e in (*sides.train, *sides.quiz)}
-    test = {normalised(x["question"]) for x in json.loads(bench.items.read_text("utf-8"))}
+    test = {normalised(x["question"]) for x in json.loads(bench.items.read_text("utf-8"))["items"]}
     assert test and not seen & test
     learned = load_frozen(bench.data(ARMS["lora"], tuning=False)).train
     assert seen == {normalised(e.question) for e in learned}
@@ -251,7 +251,7 @@ def test_a_pair_model_chooses_its_threshold_on_pairs_of_their_own(options, tmp_p
     assert all(texts)
     assert not texts[0] & texts[1] and not texts[0] & texts[2] and not texts[1] & texts[2]
     assert set(final.train) == {*tuning.train, *tuning.test}
-    assert len(final.test) == len(json.loads(bench.items.read_text("utf-8")))
+    assert len(final.test) == len(json.loads(bench.items.read_text("utf-8"))["items"])
 
 
 def test_what_cannot_do_a_suite_is_left_out_with_a_sentence(options, tmp_path):
