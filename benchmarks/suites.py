@@ -202,7 +202,7 @@ def held_out(items: Sequence[Item], wanted: int, seed: int = SEED) -> Sides:
         if len(chosen) + len(members[group]) <= wanted:
             chosen.update(members[group])
     if not chosen and drawn:
-        chosen.update(min((members[g] for g in drawn), key=lambda own: len(own)))
+        chosen.update(members[min(drawn, key=lambda g: len(members[g]))])
     return (
         [x for i, x in enumerate(items) if i not in chosen],
         [x for i, x in enumerate(items) if i in chosen],
