@@ -8,7 +8,6 @@ evaluation pass, after which nothing can be trained any more.
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import time
 from dataclasses import dataclass
@@ -22,10 +21,11 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallba
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from benchmarks.adalora import trained_numbers
 from benchmarks.child import computing, seconds_alive, write_result
 from benchmarks.settings import PEERS, Job, Peer
 from core import modelload, models
-from core.adapters.peers import orthogonality, start_as_loftq
+from core.adapters.peers import adalora_schedule, orthogonality, start_as_loftq
 from core.data.chat import ChatFormat, Encoded
 from core.data.frozen import load_frozen
 from core.data.packing import count_steps
@@ -34,8 +34,6 @@ from core.errors import DataError
 from core.evaluate.quiz import mark
 from core.process import peak_bytes
 
-INITIAL_RANK = 1.5  # AdaLoRA starts with this multiple of the rank it ends with
-INITIAL_PHASE, FINAL_PHASE = 0.1, 0.25  # parts of AdaLoRA's steps with a constant budget
 ALPHA = 2.0  # lora_alpha over rank, the usual choice
 
 
@@ -101,14 +99,7 @@ def adapter_config(peer: Peer, job: Job) -> LoraConfig:
     }
     if peer.method != "adalora":
         return LoraConfig(r=job.rank, **common)
-    return AdaLoraConfig(
-        init_r=math.ceil(INITIAL_RANK * job.rank),
-        target_r=job.rank,
-        total_step=job.steps,
-        tinit=int(INITIAL_PHASE * job.steps),
-        tfinal=int(FINAL_PHASE * job.steps),
-        **common,
-    )
+    return AdaLoraConfig(**adalora_schedule(job.rank, job.steps), **common)
 
 
 def training_arguments(peer: Peer, job: Job, batch: int) -> SFTConfig:
@@ -206,23 +197,6 @@ def make_trainer(job: Job, lesson: Lesson, watch: Stopwatch) -> SFTTrainer:
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
     return trainer
-
-
-def trained_numbers(model: Any) -> int:
-    """Return how many numbers of the adapter take part at the end of training."""
-    pattern = getattr(model.peft_config["default"], "rank_pattern", None)
-    if not pattern:
-        return sum(p.numel() for p in model.parameters() if p.requires_grad)
-    kept = {name.partition(".lora_E")[0]: sum(mask) for name, mask in pattern.items()}
-    return sum(
-        rank * sum(n for n in layer_sizes(model, name)) + rank for name, rank in kept.items()
-    )
-
-
-def layer_sizes(model: Any, name: str) -> tuple[int, int]:
-    """Return (in_features, out_features) of an adapted layer."""
-    layer = model.get_submodule(f"base_model.model.{name}".replace(".model.base_model", ""))
-    return layer.in_features, layer.out_features
 
 
 def train_and_mark(job: Job) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from benchmarks.settings import (
     LEAST,
     OURS,
     OWN,
+    PAIR_PEERS,
     PEERS,
     QLORA,
     RESULT,
@@ -228,9 +229,13 @@ def environment(job: Job, base: Mapping[str, str], state: Path | None = None) ->
     and the waiting threads that their users have.
     """
     ours = child_environment(_untuned(base))
-    if job.variant in OWN:
+    if _is_ours(job):
         return {**ours, "STUDIO_HOME": str(state or Path(job.out) / "state")}
     return _untuned(ours)
+
+
+def _is_ours(job: Job) -> bool:
+    return job.method not in PAIR_PEERS if job.method else job.variant in OWN
 
 
 def _untuned(variables: Mapping[str, str]) -> dict[str, str]:
@@ -257,6 +262,8 @@ def finished(job: Job) -> dict[str, Any] | None:
 def command(job: Job) -> list[str]:
     """Return the command line of a job's process."""
     module = "our_process" if job.variant in OWN else "peer_process"
+    if job.method:
+        module = "pair_process" if job.method in PAIR_PEERS else "method_process"
     return [sys.executable, "-m", f"benchmarks.{module}", str(Path(job.out) / "job.json")]
 
 

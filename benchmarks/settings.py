@@ -14,6 +14,8 @@ LEAST = "adaq-least"  # ours under the smallest budget that works
 UNIFORM = {"uniform-3": 3, "uniform-4": 4}  # ours with the same bits and rank in every layer
 OWN = (OURS, UNLIMITED, HALF, LEAST, *UNIFORM)
 QLORA = ("qlora-bf16", "qlora-fp32")
+# What method pairs is compared with, on the same tokens and head: all weights, PEFT's adapters.
+PAIR_PEERS = ("full-head", "lora-head", "adalora-head")
 RESULT = "result.json"  # what a process writes into its folder
 
 
@@ -96,6 +98,12 @@ class Job:
         bits: the same for every layer of ours, with one rank; 0: planned layer by layer.
         checkpointing: of ours: ``auto``, ``on`` or ``off``.
         micro_batch_tokens: of one forward pass of ours; 0: as the plan says.
+        method: id of a method family, ``before`` (nothing is trained) or one of
+            :data:`PAIR_PEERS`, for ``benchmarks.methods``; empty: as ``variant`` says.
+        suite: the evaluation suite of the data; empty: a class.
+        items: file of the suite's items that are marked; empty: the held-out loss alone is wanted.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        look_every: steps between looks at the held-out loss; 0: at the start and at the end.
         changes: other settings of ours, by dotted name (``adapter.start``).
     """
 
@@ -116,6 +124,11 @@ class Job:
     bits: int = 0
     checkpointing: str = "auto"
     micro_batch_tokens: int = 0
+    method: str = ""
+    suite: str = ""
+    items: str = ""
+    device: str = "auto"
+    look_every: int = 0
     changes: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:

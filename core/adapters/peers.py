@@ -82,15 +82,19 @@ def adapter_config(config: RunConfig, model: Any, steps: int) -> Any:
         "fan_in_fan_out": not all(isinstance(m, nn.Linear) for m in targets.values()),
     }
     if variant == "adalora":
-        return AdaLoraConfig(
-            init_r=initial_rank(rank),
-            target_r=rank,
-            total_step=steps,
-            tinit=int(INITIAL_PHASE * steps),
-            tfinal=int(FINAL_PHASE * steps),
-            **common,
-        )
+        return AdaLoraConfig(**adalora_schedule(rank, steps), **common)
     return LoraConfig(r=rank, use_dora=variant == "dora", **common)
+
+
+def adalora_schedule(rank: int, steps: int) -> dict[str, Any]:
+    """Arguments of ``AdaLoraConfig`` for a mean rank at the end of so many steps."""
+    return {
+        "init_r": initial_rank(rank),
+        "target_r": rank,
+        "total_step": steps,
+        "tinit": int(INITIAL_PHASE * steps),
+        "tfinal": int(FINAL_PHASE * steps),
+    }
 
 
 def initial_rank(rank: int) -> int:

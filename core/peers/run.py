@@ -39,8 +39,8 @@ from core.whole import write_whole
 
 FULL, ADALORA = "full", "adalora"
 ESTIMATE = "estimate.json"  # of a run's memory, made once, so that a resumed run does the same
-# Of train.lr, whose scale is that of LoRA. AdaLoRA's share is that of our benchmark, where both
-# were tuned; the others are ours and not tuned: where a start holds much of the weights, or the
+# Of train.lr, whose scale is that of LoRA. The shares are ours, AdaLoRA's from our benchmark,
+# and none was tuned: where a start holds much of the weights, or the
 # weights themselves train, equal steps of AdamW go further.
 RATES = {ADALORA: 20.0, "pissa": 0.2, FULL: 0.05}
 
