@@ -113,7 +113,8 @@ class Version:
         places = [w or f"added row {i}" for i, w in enumerate(self.where, 1)]
         rows = tuple(Row(r, w) for r, w in zip(self.rows, places, strict=True))
         table = Table(self.columns, rows)
-        learned = learn(table, findings, self.mapping["question"], self.mapping["answer"])
+        asked, told = (self.mapping.get(part, "") for part in ("question", "answer"))
+        learned = learn(table, findings, asked, told)
         origins = dict(zip(places, self.origins, strict=True))
         examples = tuple(_continued(e, origins[e.where]) for e in learned.examples)
         problems = findings.problems()

@@ -111,6 +111,22 @@ CODES: dict[str, Message] = {
     "table.above_header": Message(
         "Left out, since it stands above the header, which was found in row {header}."
     ),
+    "table.second_header": Message(
+        "This row names the columns once more, in other words; left out.", "", "info"
+    ),
+    "table.two_headers": Message(
+        "The header has two rows; the names in both were joined.", "", "info"
+    ),
+    "table.header_again": Message("This row repeats the header; left out.", "", "info"),
+    "table.column_twice": _error(
+        "The column {column!r} was chosen twice.", "Choose others of {columns}."
+    ),
+    "table.unknown_part": _error(
+        "An example has no part {part!r} with these columns.", "Its parts are {parts}."
+    ),
+    "table.turn_missing": Message(
+        "An earlier question or answer of this conversation is empty; left out.", "Fill it in."
+    ),
     "table.repeated_header": Message(
         "The column name {column!r} comes more than once; the others were numbered."
     ),
@@ -139,6 +155,14 @@ CODES: dict[str, Message] = {
         "The chosen answer equals the rejected one; left out.", "Correct one of them."
     ),
     "table.no_rejected": Message("The rejected answer is missing; left out.", "Fill it in."),
+    # questions with options
+    "choices.no_such_option": Message(
+        "The answer {answer!r} names no option that is there; left out.",
+        "Correct the answer, or fill in the options.",
+    ),
+    "choices.none_marked": Message(
+        "No option is marked as right; left out.", "Mark the right one, for example with an x."
+    ),
     "edit.unknown_row": _error("There is no row {row}; there are {rows}.", "Choose one of them."),
     # Excel and HTML
     "excel.no_workbook": _error(
@@ -170,6 +194,19 @@ CODES: dict[str, Message] = {
     "excel.sheets": Message(
         "Several sheets have rows: {sheets}. Only {sheet!r} was read.",
         "Choose another sheet if that is wrong.",
+    ),
+    "excel.sheets_joined": Message(
+        "Several sheets have rows: {sheets}. Those with the same columns were read as one class: "
+        "{sheet}.",
+        "Choose a single sheet if that is wrong.",
+    ),
+    "excel.macros": Message("The workbook holds macros; they were not run.", "", "info"),
+    "excel.merged": Message("A merged cell counts for each of its rows.", "", "info"),
+    "excel.hidden_rows": Message("Rows that are hidden in Excel were read too.", "", "info"),
+    "excel.values": Message(
+        "In {kind} files dates and percentages may look different.",
+        "Save it as .xlsx if something is wrong.",
+        "info",
     ),
     "excel.error_cell": Message(
         "A formula gives an error ({cell}); left out.", "Correct it in Excel."
@@ -375,6 +412,13 @@ class Findings:
         """Take over the findings of another collection, after one's own."""
         for key, places in others._places.items():
             self._places.setdefault(key, []).extend(places)
+
+    def within(self, place: str) -> Findings:
+        """Return the same findings, each place named inside a larger one (``Unit 1 row 3``)."""
+        inside = Findings()
+        for key, places in self._places.items():
+            inside._places[key] = [f"{place} {where}" for where in places] or [place]
+        return inside
 
     def problems(self) -> list[Problem]:
         """Return one problem for each kind of finding, in the order in which they came up."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from core.data import health
 from core.data.ingest import conversations, delimited, html, json_text, workbook
 from core.data.ingest.encoding import Decoded, decode
 from core.data.ingest.label import clean_label, suffix_of
-from core.data.ingest.package import ole_kind
+from core.data.ingest.package import ole_kind, zip_kind
 from core.data.ingest.sniff import binary_kind, text_kind
 from core.data.ingest.table import Row, Table, learn, make_table
 from core.data.messages import Findings, data_error, problem
@@ -30,6 +30,7 @@ class Source:
     answer: str = ""
     sheet: str = ""
     encoding: str = ""
+    columns: Mapping[str, Sequence[str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def read_file(
     sheet: str = "",
     encoding: str = "",
     label: str = "",
+    columns: Mapping[str, Sequence[str]] | None = None,
 ) -> ReadResult:
     """Read a class file.
 
@@ -59,6 +61,8 @@ def read_file(
         sheet: sheet of a workbook; empty: the first one with something to learn.
         encoding: of the text; empty: recognised.
         label: how the file is called in messages; empty: its name.
+        columns: the columns of every part (:data:`~core.data.ingest.columns.PARTS`), where the
+            teacher chose more than question and answer; several are joined.
 
     Raises:
         DataError: if nothing in it can be used; carries every finding.
@@ -67,7 +71,7 @@ def read_file(
     label = label or clean_label(path.name)
     findings = Findings()
     try:
-        options = (suffix_of(path.name), question, answer, sheet, encoding)
+        options = (suffix_of(path.name), question, answer, sheet, encoding, columns)
         return _read(Source(_bytes_of(path), *options), findings)
     except DataError as error:
         found = error.problems[1:] or findings.problems()
@@ -95,7 +99,7 @@ def _read(source: Source, findings: Findings) -> ReadResult:
     kind = binary_kind(source.data)
     text = None
     if kind == "zip":
-        kind = "xlsx"
+        kind = zip_kind(source.data)
     elif kind == "ole":
         kind = ole_kind(source.data)
     else:
@@ -139,17 +143,14 @@ def _read_html(source: Source, text: Decoded | None, findings: Findings) -> Read
 
 
 def _read_workbook(source: Source, _text: Decoded | None, findings: Findings) -> ReadResult:
-    old = source.data[:2] != b"PK"
-    read = workbook.read_xls if old else workbook.read_xlsx
-    found = read(
-        source.data,
-        findings,
-        sheet=source.sheet,
-        question=source.question,
-        answer=source.answer,
-    )
+    asked = workbook.Asked(source.sheet, source.question, source.answer, source.columns)
+    kind = "xls" if source.data[:2] != b"PK" else zip_kind(source.data)
+    if kind == "xlsx":
+        found = workbook.read_xlsx(source.data, findings, asked)
+    else:
+        found = workbook.read_other(source.data, findings, asked, kind)
     return ReadResult(
-        format="xls" if old else "xlsx",
+        format=kind,
         encoding="",
         columns=found.table.columns,
         mapping=found.learned.mapping,
@@ -158,6 +159,8 @@ def _read_workbook(source: Source, _text: Decoded | None, findings: Findings) ->
         sheet=found.name,
         rows=tuple(r.cells for r in found.table.rows),
         row_where=tuple(r.where for r in found.table.rows),
+        parts=found.learned.parts,
+        confidence=found.learned.confidence,
     )
 
 
@@ -208,7 +211,7 @@ def _from_records(
 def _from_table(
     source: Source, table: Table, findings: Findings, container: str, encoding: str
 ) -> ReadResult:
-    learned = learn(table, findings, source.question, source.answer)
+    learned = learn(table, findings, source.question, source.answer, chosen=source.columns)
     return ReadResult(
         format=learned.kind if container.startswith("json") and learned.kind else container,
         encoding=encoding,
@@ -217,6 +220,8 @@ def _from_table(
         examples=learned.examples,
         rows=tuple(r.cells for r in table.rows),
         row_where=tuple(r.where for r in table.rows),
+        parts=learned.parts,
+        confidence=learned.confidence,
     )
 
 
@@ -244,6 +249,8 @@ FORMATS: dict[str, Format] = {
     "delimited": Format("CSV", (".csv", ".tsv", ".tab", ".txt"), _read_delimited),
     "xlsx": Format("an Excel workbook (XLSX)", (".xlsx", ".xlsm"), _read_workbook),
     "xls": Format("an old Excel workbook (XLS)", (".xls",), _read_workbook),
+    "xlsb": Format("a binary Excel workbook (XLSB)", (".xlsb",), _read_workbook),
+    "ods": Format("an OpenDocument spreadsheet (ODS)", (".ods",), _read_workbook),
     "html": Format("an HTML page", (".html", ".htm"), _read_html),
     "json": Format("JSON", (".json", ".jsonl", ".ndjson"), _read_json),
     "jsonl": Format("JSONL", (".jsonl", ".ndjson", ".json"), _read_jsonl),
