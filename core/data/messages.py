@@ -228,6 +228,9 @@ CODES: dict[str, Message] = {
         "Save it as .xlsx if something is missing.",
     ),
     "html.no_table": _error("This HTML page has no table.", "Save the questions as .xlsx or CSV."),
+    "parquet.damaged": _error(
+        "The Parquet file is damaged, or protected by a key.", "Write it again, or take CSV."
+    ),
     # JSON
     "json.syntax": _error("This is no valid JSON: {fault} (column {column}).", "Correct it there."),
     "json.single_quotes": _error(
@@ -238,6 +241,9 @@ CODES: dict[str, Message] = {
     "json.not_a_list": _error(
         "A list of examples is expected, not {kind}.",
         'Write for example [{{"question": "2 + 2?", "answer": "4"}}].',
+    ),
+    "json.pairs": Message(
+        "The file maps texts to texts; each was read as a question and its answer.", "", "info"
     ),
     "json.no_texts": _error(
         "The objects hold no texts that could be questions and answers; their keys are {keys}.",

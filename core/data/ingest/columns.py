@@ -348,7 +348,7 @@ def _next_text(guess: _Guess, after: int) -> int:
     def is_text(i: int) -> bool:
         cells = [r[i].strip() for r in guess.rows if i < len(r)]
         texts = sum(bool(c) and not c.replace(".", "").isdecimal() for c in cells)
-        named = _NO_TEXT.search(guess.names[i].replace("_", " "))
+        named = guess.names[i] in TOPIC or _NO_TEXT.search(guess.names[i].replace("_", " "))
         return texts * 2 >= max(1, len(cells)) and not named
 
     n, taken = len(guess.columns), guess.taken()

@@ -62,6 +62,7 @@ WRONG = ("incorrect_answers", "wrong_answers", "incorrect", "distractors", "干�
          "错误选项")  # fmt: skip
 
 _NOTES = re.compile(r"\([^)]*\)|（[^）]*）|\[[^\]]*\]|【[^】]*】")
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _CHINESE_DIGITS = {c: i for i, c in enumerate("一二三四五六七八九十", 1)}
 _COUNT = r"(?P<at>[a-j]|\d{1,2}|[一二三四五六七八九十])"
 _OPTION_WORDS = (
@@ -94,14 +95,19 @@ _TURN = re.compile(rf"(?P<word>{_TURN_WORDS}|q|a)_?(?P<at>\d{{1,2}})")
 
 def normal_name(name: str) -> str:
     """Return a column name for comparison: no case, accents composed, no notes in brackets."""
-    name = unicodedata.normalize("NFKC", name).casefold()
+    name = _apart(name).casefold()
     name = _NOTES.sub(" ", name) if _NOTES.sub("", name).strip() else name
     return _joined(name)
 
 
 def whole_name(name: str) -> str:
     """Return a column name for comparison, with what stands in brackets (``选项（A）``)."""
-    return _joined(unicodedata.normalize("NFKC", name).casefold())
+    return _joined(_apart(name).casefold())
+
+
+def _apart(name: str) -> str:
+    """Return a name with the words of ``correctAnswer`` apart."""
+    return _HUMP.sub("_", unicodedata.normalize("NFKC", name))
 
 
 def _joined(name: str) -> str:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from core.data import health
-from core.data.ingest import conversations, delimited, html, json_text, workbook
+from core.data.ingest import conversations, delimited, html, json_text, parquet, workbook
 from core.data.ingest.encoding import Decoded, decode
+from core.data.ingest.flatten import flat_rows
 from core.data.ingest.label import clean_label, suffix_of
 from core.data.ingest.package import ole_kind, zip_kind
 from core.data.ingest.sniff import binary_kind, text_kind
@@ -102,7 +103,7 @@ def _read(source: Source, findings: Findings) -> ReadResult:
         kind = zip_kind(source.data)
     elif kind == "ole":
         kind = ole_kind(source.data)
-    else:
+    elif kind != "parquet":
         text = decode(source.data, findings, source.encoding)
         source = replace(source, data=b"")  # its memory is needed for the rows
         kind = text_kind(text.text, source.suffix)
@@ -176,6 +177,11 @@ def _read_jsonl(source: Source, text: Decoded | None, findings: Findings) -> Rea
     return _from_records(source, records, findings, "jsonl", text.encoding)
 
 
+def _read_parquet(source: Source, _text: Decoded | None, findings: Findings) -> ReadResult:
+    records = parquet.read_parquet(source.data, findings)
+    return _from_records(source, records, findings, "parquet", "")
+
+
 def _from_records(
     source: Source,
     records: list[json_text.Record],
@@ -185,14 +191,15 @@ def _from_records(
 ) -> ReadResult:
     if not records:
         raise data_error("json.not_a_list", kind="a list without objects")
-    records = list(map(conversations.with_history, records))
+    records = list(map(conversations.with_messages, records))
     keys = [conversations.message_key(r) for r in records]
     if not any(keys) and not any(isinstance(r.value.get("chosen"), list) for r in records):
-        columns, rows = conversations.flat_rows(records)
+        columns, rows = flat_rows(records)
         if not columns:
             found = dict.fromkeys(k for r in records for k in r.value)
             raise data_error("json.no_texts", keys=", ".join(found) or "none")
-        table = make_table([Row(columns, "header"), *rows], findings, encoding=encoding)
+        header = Row(columns, "header")
+        table = make_table([header, *rows], findings, encoding=encoding, header=True)
         return _from_table(source, table, findings, container, encoding)
     examples: list[Example] = []
     for record, key in zip(records, keys, strict=True):
@@ -251,6 +258,7 @@ FORMATS: dict[str, Format] = {
     "xls": Format("an old Excel workbook (XLS)", (".xls",), _read_workbook),
     "xlsb": Format("a binary Excel workbook (XLSB)", (".xlsb",), _read_workbook),
     "ods": Format("an OpenDocument spreadsheet (ODS)", (".ods",), _read_workbook),
+    "parquet": Format("Parquet", (".parquet", ".pq"), _read_parquet),
     "html": Format("an HTML page", (".html", ".htm"), _read_html),
     "json": Format("JSON", (".json", ".jsonl", ".ndjson"), _read_json),
     "jsonl": Format("JSONL", (".jsonl", ".ndjson", ".json"), _read_jsonl),

@@ -31,7 +31,12 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def make_table(
-    rows: Iterable[Row], findings: Findings, *, encoding: str = "", delimiter: str = ""
+    rows: Iterable[Row],
+    findings: Findings,
+    *,
+    encoding: str = "",
+    delimiter: str = "",
+    header: bool = False,
 ) -> Table:
     """Find the header among rows as they stand in a file.
 
@@ -40,6 +45,7 @@ def make_table(
         findings: is told what is left out.
         encoding: of the text, to name bytes that do not fit it.
         delimiter: between the cells of a text file, where one too many shifts the others.
+        header: whether the first row is known to be one.
 
     Raises:
         DataError: if there is no row below a header.
@@ -54,8 +60,11 @@ def make_table(
         kept.append(_cleaned(row, findings, encoding))
     if not kept:
         raise data_error("file.empty")
-    at = _header_row(kept)
-    if at < 0:
+    at = 0 if header else _header_row(kept)
+    if header:
+        body = kept[1:]
+        table = Table(_column_names(kept[0].cells, findings), tuple(body))
+    elif at < 0:
         body = kept
         width = max(len(r.cells) for r in body)
         table = Table(tuple(column_letter(i) for i in range(width)), tuple(body), named=False)
