@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from core.errors import Problem
@@ -122,6 +122,7 @@ class ReadResult:
         return {
             "format": self.format,
             "encoding": self.encoding,
+            "encodings": [asdict(c) for c in self.encodings],
             "examples": len(self.examples),
             "columns": list(self.columns),
             "mapping": self.mapping,

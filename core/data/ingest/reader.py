@@ -8,14 +8,14 @@ from pathlib import Path
 
 from core.data import health
 from core.data.ingest import conversations, delimited, html, json_text, parquet, workbook
-from core.data.ingest.encoding import Decoded, decode
+from core.data.ingest.encoding import Decoded, candidates, decode
 from core.data.ingest.flatten import flat_rows
 from core.data.ingest.label import clean_label, suffix_of
 from core.data.ingest.package import ole_kind, zip_kind
 from core.data.ingest.sniff import binary_kind, text_kind
 from core.data.ingest.table import Row, Table, learn, make_table
 from core.data.messages import Findings, data_error, problem
-from core.data.types import Example, ReadResult
+from core.data.types import Candidate, Example, ReadResult
 from core.errors import DataError
 
 LARGEST = 50 * 2**20  # bytes of a file
@@ -99,12 +99,15 @@ def _bytes_of(path: Path) -> bytes:
 def _read(source: Source, findings: Findings) -> ReadResult:
     kind = binary_kind(source.data)
     text = None
+    encodings: tuple[Candidate, ...] = ()
     if kind == "zip":
         kind = zip_kind(source.data)
     elif kind == "ole":
         kind = ole_kind(source.data)
     elif kind != "parquet":
         text = decode(source.data, findings, source.encoding)
+        guessed = text.guessed or bool(source.encoding)
+        encodings = candidates(source.data, text.encoding) if guessed else ()
         source = replace(source, data=b"")  # its memory is needed for the rows
         kind = text_kind(text.text, source.suffix)
     found = FORMATS[kind]
@@ -112,7 +115,7 @@ def _read(source: Source, findings: Findings) -> ReadResult:
         findings.add("file.no_suffix", format=found.title)
     elif source.suffix not in found.suffixes:
         findings.add("file.other_format", suffix=source.suffix, format=found.title)
-    result = found.read(source, text, findings)
+    result = replace(found.read(source, text, findings), encodings=encodings)
     return _checked(result, findings)
 
 
