@@ -8,6 +8,7 @@ names the first of them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from core.errors import DataError, Problem, Severity
@@ -54,6 +55,14 @@ CODES: dict[str, Message] = {
         "Reading the file took longer than {seconds} seconds.", "Split it into smaller files."
     ),
     "file.memory": _error("The file needs too much memory.", "Split it into smaller files."),
+    "large.kind": _error(
+        "A file of this size is read only as CSV, TSV, JSONL or Parquet.",
+        "Save it as one of these, or split it.",
+    ),
+    "large.damaged": _error("The imported class was changed or damaged.", "Import the file again."),
+    "large.line": _error(
+        "A line has more than {limit} MB.", "Save the data with one example on each line."
+    ),
     "file.other_format": Message(
         "The name ends in {suffix}, but by its content the file is {format}; it was read as that."
     ),
@@ -407,9 +416,14 @@ class Findings:
         """Start with none."""
         self._places: dict[tuple[str, tuple[tuple[str, str], ...]], list[str]] = {}
 
+    @staticmethod
+    def key(code: str, values: Mapping[str, object]) -> tuple[str, tuple[tuple[str, str], ...]]:
+        """Return what findings that are told together have in common."""
+        return code, tuple((k, _short(v)) for k, v in values.items())
+
     def add(self, code: str, where: str = "", **values: object) -> None:
         """Note a finding at a place; findings with the same code and values are told together."""
-        key = (code, tuple((k, _short(v)) for k, v in values.items()))
+        key = self.key(code, values)
         places = self._places.setdefault(key, [])
         if where and where not in places[-1:]:
             places.append(where)
@@ -434,10 +448,10 @@ class Findings:
         ]
 
 
-def named(places: list[str]) -> str:
-    """Return ``row 3, row 5, row 9`` and how many more there are."""
+def named(places: list[str], others: int = 0) -> str:
+    """Return ``row 3, row 5, row 9`` and how many more there are, beside ``others`` not listed."""
     text = ", ".join(places[:MOST_PLACES])
-    more = len(places) - MOST_PLACES
+    more = len(places) - MOST_PLACES + others
     return f"{text} and {more} more" if more > 0 else text
 
 

@@ -179,6 +179,8 @@ def number_base(answers: Sequence[str]) -> int:
 
 def names_options(answer: str) -> bool:
     """Say whether an answer is nothing but letters of options (``B``, ``AC``, ``（A）``)."""
+    if len(answer) > 40:
+        return False
     short = unicodedata.normalize("NFKC", answer).strip()
     if not _LETTERS.fullmatch(short):
         return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from core.data.ingest.json_text import Number, Record
-from core.data.ingest.table import clean_text
+from core.data.ingest.table import clean_text, is_text
 from core.data.messages import Findings
 from core.data.types import ROLES, Example, Turn
 
@@ -70,6 +70,16 @@ def with_messages(record: Record) -> Record:
     return Record({**value, "messages": messages}, record.where)
 
 
+def example(record: Record, findings: Findings) -> Example | None:
+    """Return a record's example if it holds messages, else ``None`` and a finding."""
+    if key := message_key(record):
+        return conversation(record, key, findings)
+    if isinstance(record.value.get("chosen"), list):
+        return preference(record, findings)
+    findings.add("chat.no_messages", record.where)
+    return None
+
+
 def conversation(record: Record, key: str, findings: Findings) -> Example | None:
     """Return a record's conversation; ``None`` (and a finding) if it cannot be learned."""
     try:
@@ -109,7 +119,7 @@ def _turn(message: Any, where: str, findings: Findings) -> Turn:
     clean = clean_text(text)
     if clean != text:
         findings.add("text.control", where)
-    if any("\ud800" <= c <= "\udfff" for c in clean):
+    if not is_text(clean):
         raise _LeftOutError("text.half_character")
     return Turn(_ROLES[role.casefold()], clean)
 

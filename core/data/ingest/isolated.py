@@ -115,6 +115,14 @@ def error_to_json(error: DataError) -> dict[str, Any]:
     return {"problems": [p.to_json() for p in error.problems]}
 
 
+def error_from_json(tree: dict[str, Any]) -> DataError:
+    """Rebuild an error from :func:`error_to_json`."""
+    first, *others = map(problem_from_json, tree["problems"])
+    return DataError(
+        first.what, where=first.where, action=first.action, code=first.code, problems=others
+    )
+
+
 def problem_from_json(tree: dict[str, Any]) -> Problem:
     """Rebuild a problem from ``Problem.to_json``."""
     return Problem(**{**tree, "values": tuple(tree["values"].items())})
@@ -124,7 +132,4 @@ def _answer(lines: Iterator[Any]) -> ReadResult:
     head = next(lines)
     if "error" not in head:
         return result_from_lines(head, lines)
-    first, *others = map(problem_from_json, head["error"]["problems"])
-    raise DataError(
-        first.what, where=first.where, action=first.action, code=first.code, problems=others
-    )
+    raise error_from_json(head["error"])

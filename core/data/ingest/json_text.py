@@ -11,6 +11,7 @@ from typing import Any
 from core.data.ingest.columns import names_pair
 from core.data.ingest.names import column_letter
 from core.data.messages import Findings, data_error
+from core.errors import DataError
 
 LONG_NUMBER = 300  # digits from which a number is pointed out
 DEEPEST = 50  # levels of nesting
@@ -62,26 +63,17 @@ def read_jsonl(text: str, findings: Findings) -> list[Record]:
         DataError: if no line is JSON.
     """
     records: list[Record] = []
-    failed: Exception | None = None
     lines = text.split("\n")  # JSON strings may hold U+2028, which splitlines() would split at
     single = sum(bool(line.strip()) for line in lines) == 1
+    failed: Exception | None = None
     for number, line in enumerate(lines, 1):
-        where = f"line {number}"
         if not line.strip():
             continue
-        notes: list[tuple[str, dict[str, object]]] = []
         try:
-            value = _loads(line, notes)
-        except json.JSONDecodeError as error:
-            failed = failed or _syntax_error(line, error, number)
-            findings.add("json.bad_line", where, fault=_fault(error), column=error.colno)
+            value = line_value(line, number, findings)
+        except DataError as error:
+            failed = failed or error
             continue
-        except (_TooDeepError, RecursionError):
-            failed = failed or data_error("json.too_deep", where)
-            findings.add("json.bad_line", where, fault="nested too deeply", column=1)
-            continue
-        for code, values in notes:
-            findings.add(code, where, **values)
         if single and isinstance(value, dict | list):
             listed = _list_in(value, findings)
             if listed and listed[0] is not value:
@@ -92,32 +84,75 @@ def read_jsonl(text: str, findings: Findings) -> list[Record]:
     return records
 
 
-def _loads(text: str, notes: list[tuple[str, dict[str, object]]]) -> Any:
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+def line_value(line: str, number: int, findings: Findings) -> Any:
+    """Return what a line holds.
+
+    Raises:
+        DataError: if it is no JSON, which ``findings`` has been told.
+    """
+    where = f"line {number}"
+    notes: list[tuple[str, dict[str, object]]] = []
+    try:
+        value = _loads(line, notes)
+    except json.JSONDecodeError as error:
+        findings.add("json.bad_line", where, fault=_fault(error), column=error.colno)
+        raise _syntax_error(line, error, number) from error
+    except (_TooDeepError, RecursionError) as error:
+        findings.add("json.bad_line", where, fault="nested too deeply", column=1)
+        raise data_error("json.too_deep", where) from error
+    for code, values in notes:
+        findings.add(code, where, **values)
+    return value
+
+
+def records_in(value: Any, number: int, findings: Findings) -> Iterator[Record]:
+    """Yield the record that a line's value is."""
+    return _objects([value], findings, "line", number)
+
+
+class _Parser:
+    """A JSON parser that keeps numbers as they are written and notes what others pass over."""
+
+    def __init__(self) -> None:
+        self.notes: list[tuple[str, dict[str, object]]] = []
+        self._decoder = json.JSONDecoder(
+            object_pairs_hook=self._object,
+            parse_int=self._number,
+            parse_float=self._number,
+            parse_constant=self._constant,
+        )
+
+    def loads(self, text: str) -> Any:
+        """Return the value of a text; ``notes`` then holds what was noticed in it."""
+        self.notes = []
+        _refuse_depth(text)
+        return self._decoder.decode(text)
+
+    def _object(self, items: list[tuple[str, Any]]) -> dict[str, Any]:
         seen = dict(items)
         if len(seen) < len(items):
             keys = [k for k, _ in items]
             twice = next(k for k in keys if keys.count(k) > 1)
-            notes.append(("json.duplicate_key", {"key": twice}))
+            self.notes.append(("json.duplicate_key", {"key": twice}))
         return seen
 
-    def number(digits: str) -> Number:
+    def _number(self, digits: str) -> Number:
         if len(digits) > LONG_NUMBER:
-            notes.append(("json.long_number", {"digits": len(digits)}))
+            self.notes.append(("json.long_number", {"digits": len(digits)}))
         return Number(digits)
 
-    def constant(name: str) -> Number:
-        notes.append(("json.not_a_number", {"value": name}))
+    def _constant(self, name: str) -> Number:
+        self.notes.append(("json.not_a_number", {"value": name}))
         return Number(name)
 
-    _refuse_depth(text)
-    return json.loads(
-        text,
-        object_pairs_hook=pairs,
-        parse_int=number,
-        parse_float=number,
-        parse_constant=constant,
-    )
+
+_PARSER = _Parser()
+
+
+def _loads(text: str, notes: list[tuple[str, dict[str, object]]]) -> Any:
+    value = _PARSER.loads(text)
+    notes += _PARSER.notes
+    return value
 
 
 def _refuse_depth(text: str) -> None:
@@ -230,18 +265,23 @@ def _is_object(value: Any) -> bool:
 
 
 def _objects(values: list[Any], findings: Findings, unit: str, first: int = 1) -> Iterator[Record]:
+    listed = unit == "item" and bool(values) and isinstance(values[0], list)
     for i, value in enumerate(values, first):
         where = f"{unit} {i}"
         if isinstance(value, dict):
             yield Record(value, where)
         elif isinstance(value, list) and _are_messages(value):
             yield Record({"messages": value}, where)  # a bare list of messages
-        elif isinstance(value, list) and len(value) > 1 and all(isinstance(v, str) for v in value):
+        elif listed and isinstance(value, list) and len(value) > 1 and all(map(_is_text, value)):
             if not names_pair(value):  # else it is a header
                 names = _names_of(values, len(value))
                 yield Record(dict(zip(names, value, strict=False)), where)
         else:
             findings.add("json.no_object", where, kind=kind_of(value))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _names_of(values: list[Any], n: int) -> list[str]:
@@ -276,7 +316,7 @@ def _one_after_another(text: str, findings: Findings) -> list[Record]:
     return records
 
 
-def _syntax_error(text: str, error: json.JSONDecodeError, line: int = 0) -> Exception:
+def _syntax_error(text: str, error: json.JSONDecodeError, line: int = 0) -> DataError:
     where = f"line {line or error.lineno}"
     if re.match(r"\s*[\[{]+\s*'", text):
         return data_error("json.single_quotes", where)

@@ -45,6 +45,7 @@ class Learner:
         """
         at = {name: i for i, name in reversed(list(enumerate(names)))}
         self.at = {part: tuple(at[c] for c in columns) for part, columns in chosen.parts.items()}
+        self.plain = self.at.keys() <= {"question", "answer", "system", "topic"}
         self.base, self.numbered = 1, False
         if "options" in self.at and "answer" in self.at:
             answers = [self._joined(row, "answer") for row in sample]
@@ -67,13 +68,16 @@ class Learner:
         except _LeftOutError as error:
             findings.add(error.code, row.where, **error.values)
             return None
-        system = self._joined(row.cells, "system")
-        start = (Turn("system", system),) if system.strip() else ()
-        about = " / ".join(self._cells(row.cells, "topic")) or topic
-        return Example((*start, *turns), row.where, about)
+        if "system" in self.at and (system := self._joined(row.cells, "system")).strip():
+            turns = [Turn("system", system), *turns]
+        if "topic" in self.at:
+            topic = " / ".join(self._cells(row.cells, "topic")) or topic
+        return Example(tuple(turns), row.where, topic)
 
     def _turns(self, cells: Sequence[str]) -> list[Turn]:
         question, answer = self._asked(cells)
+        if self.plain and question.strip() and answer.strip():
+            return [Turn("user", question), Turn("assistant", answer)]
         earlier = [cells[i] for i in self.at.get("earlier", ())]
         pairs = list(zip(earlier[::2], earlier[1::2], strict=False))
         if pairs and not question.strip() and not answer.strip():  # a shorter conversation
@@ -104,6 +108,8 @@ class Learner:
         """Return what is asked and the answer, both in words."""
         question = self._joined(cells, "question")
         answer = self._joined(cells, "answer")
+        if self.plain and not names_options(answer):
+            return question, answer
         if question.strip() and (more := self._joined(cells, "input")).strip():
             question = f"{question}\n{more}"
         if not question.strip():

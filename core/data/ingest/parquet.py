@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from core.data.ingest.json_text import Number, Record
@@ -18,24 +21,31 @@ def read_parquet(data: bytes, findings: Findings) -> list[Record]:
     Raises:
         DataError: if it is damaged or protected.
     """
+    records = list(itertools.islice(records_of(io.BytesIO(data)), MOST_ROWS + 1))
+    if len(records) > MOST_ROWS:
+        findings.add("table.too_many_rows", limit=MOST_ROWS)
+    return records[:MOST_ROWS]
+
+
+def records_of(file: Path | io.BytesIO) -> Iterator[Record]:
+    """Yield the rows of a Parquet file, a few of them in memory at a time.
+
+    Raises:
+        DataError: if it is damaged or protected.
+    """
     import pyarrow as pa  # heavy; only for these files
     from pyarrow import parquet
 
-    records: list[Record] = []
+    number = 0
     try:
-        with parquet.ParquetFile(io.BytesIO(data)) as file:
-            columns = [f.name for f in file.schema_arrow if not _is_opaque(pa, f.type)]
-            batches = file.iter_batches(BATCH, columns=columns, use_threads=False)
-            for batch in batches:
+        with parquet.ParquetFile(file) as opened:
+            columns = [f.name for f in opened.schema_arrow if not _is_opaque(pa, f.type)]
+            for batch in opened.iter_batches(BATCH, columns=columns, use_threads=False):
                 for row in batch.to_pylist():
-                    value = {k: _plain(v) for k, v in row.items()}
-                    records.append(Record(value, f"row {len(records) + 1}"))
-                if len(records) > MOST_ROWS:
-                    findings.add("table.too_many_rows", limit=MOST_ROWS)
-                    return records[:MOST_ROWS]
+                    number += 1
+                    yield Record({k: _plain(v) for k, v in row.items()}, f"row {number}")
     except (pa.ArrowException, OSError, ValueError, KeyError, NotImplementedError) as error:
         raise data_error("parquet.damaged") from error
-    return records
 
 
 def _is_opaque(pa: Any, kind: Any) -> bool:

@@ -205,14 +205,8 @@ def _from_records(
         table = make_table([header, *rows], findings, encoding=encoding, header=True)
         return _from_table(source, table, findings, container, encoding)
     examples: list[Example] = []
-    for record, key in zip(records, keys, strict=True):
-        example = None
-        if key:
-            example = conversations.conversation(record, key, findings)
-        elif isinstance(record.value.get("chosen"), list):
-            example = conversations.preference(record, findings)
-        else:
-            findings.add("chat.no_messages", record.where)
+    for record in records:
+        example = conversations.example(record, findings)
         examples += [example] if example else []
     kind = "sharegpt" if "conversations" in keys else "messages" if any(keys) else "preference"
     return _from_conversations(kind, encoding, examples)

@@ -80,6 +80,29 @@ def make_table(
     return _squared(_widened(table, delimiter), findings, delimiter)
 
 
+class More:
+    """Further rows of a table whose header is known, one at a time."""
+
+    def __init__(
+        self, table: Table, findings: Findings, *, encoding: str = "", delimiter: str = ""
+    ) -> None:
+        """Go on where :func:`make_table` ended; arguments as there."""
+        self.columns, self.findings = table.columns, findings
+        self.encoding, self.delimiter = encoding, delimiter
+        self.header = [c.strip() for c in table.columns]
+
+    def add(self, row: Row) -> Row | None:
+        """Return a row as the table holds it; ``None`` if it is blank or the header again."""
+        used = _used(row.cells)
+        if not used and not row.left_out:
+            return None
+        row = _cleaned(row, self.findings, self.encoding)
+        if [c.strip() for c in row.cells[:used]] == self.header[:used] and used > 1:
+            self.findings.add("table.header_again", row.where)
+            return None
+        return _square(row, self.columns, self.findings, self.delimiter)
+
+
 def learn(
     table: Table,
     findings: Findings,
@@ -127,20 +150,26 @@ def clean_text(text: str) -> str:
 
 def _cleaned(row: Row, findings: Findings, encoding: str) -> Row:
     """Take control characters and the protection of formulas from a row's cells."""
-    cells = tuple(c[1:] if c[:1] == "'" and _PROTECTED.match(c) else c for c in row.cells)
-    clean = tuple(map(clean_text, cells))
-    if clean != cells:
-        findings.add("text.control", row.where)
-    if not all(map(_is_text, clean)) and not row.left_out:
-        if encoding and any(map(has_bad_bytes, clean)):
-            findings.add("encoding.bad_bytes", row.where, encoding=encoding)
-        else:
-            findings.add("text.half_character", row.where)
+    cells = row.cells
+    if any(c[:1] == "'" for c in cells):
+        cells = tuple(c[1:] if c[:1] == "'" and _PROTECTED.match(c) else c for c in cells)
+    clean = cells
+    if not all(map(str.isprintable, cells)):
+        clean = tuple(map(clean_text, cells))
+        if clean != cells:
+            findings.add("text.control", row.where)
+    if not all(map(is_text, clean)):
+        if not row.left_out:
+            bad = bool(encoding) and any(map(has_bad_bytes, clean))
+            code = "encoding.bad_bytes" if bad else "text.half_character"
+            findings.add(code, row.where, **({"encoding": encoding} if bad else {}))
         row = replace(row, left_out=True)
-    return replace(row, cells=tuple(_SURROGATE.sub("\ufffd", c) for c in clean))
+        clean = tuple(_SURROGATE.sub("\ufffd", c) for c in clean)
+    return row if clean is row.cells else replace(row, cells=clean)
 
 
-def _is_text(cell: str) -> bool:
+def is_text(cell: str) -> bool:
+    """Say whether a text has no lone surrogate, half a character."""
     return cell.isascii() or not _SURROGATE.search(cell)
 
 
@@ -247,16 +276,20 @@ def _squared(table: Table, findings: Findings, delimiter: str) -> Table:
     columns = table.columns[:MOST_COLUMNS]
     if len(columns) < len(table.columns):
         findings.add("table.too_many_columns", limit=MOST_COLUMNS)
-    n = len(columns)
-    rows = []
-    for row in table.rows:
-        cells = (row.cells + ("",) * n)[:n]
-        left_out = row.left_out
-        if delimiter and not left_out and _used(row.cells) > len(table.columns):
-            findings.add("table.extra_cells", row.where, delimiter=_SPOKEN[delimiter])
-            left_out = True
-        rows.append(Row(cells, row.where, left_out))
+    rows = [_square(r, columns, findings, delimiter, len(table.columns)) for r in table.rows]
     return Table(columns, tuple(rows), table.named)
+
+
+def _square(
+    row: Row, columns: Sequence[str], findings: Findings, delimiter: str, most: int = 0
+) -> Row:
+    """Give a row as many cells as there are columns; leave it out if it has more texts."""
+    n = len(columns)
+    left_out = row.left_out
+    if delimiter and not left_out and _used(row.cells) > (most or n):
+        findings.add("table.extra_cells", row.where, delimiter=_SPOKEN[delimiter])
+        left_out = True
+    return Row((row.cells + ("",) * n)[:n], row.where, left_out)
 
 
 def _used(cells: Sequence[str]) -> int:

@@ -84,14 +84,16 @@ def test_an_unknown_encoding_is_refused(encoding: str) -> None:
         decode(b"a", Findings(), encoding)
 
 
-def test_a_stray_nul_does_not_make_utf16() -> None:
-    assert decode(b"question,answer\na\0?,b\n", Findings()).encoding == "utf-8"
+@pytest.mark.parametrize("data", [
+    b"question,answer\na\0?,b\n", b"question,\0answer\n", b"\0question,answer\na?,b\n",
+    CHINESE.replace("光", "\0").encode(),
+])  # fmt: skip
+def test_a_stray_nul_does_not_make_utf16(data: bytes) -> None:
+    assert decode(data, Findings()).encoding == "utf-8"
 
 
-LONG_CHINESE = (
-    "问题,答案\n"
-    + "什么是光合作用和呼吸作用之间最重要的区别和联系呢,前者储存能量后者释放能量\n" * 30
-)
+ROW = "什么是光合作用和呼吸作用之间最重要的区别和联系呢,前者储存能量后者释放能量\n"
+LONG_CHINESE = "问题,答案\n" + ROW * 30
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
