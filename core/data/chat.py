@@ -381,6 +381,12 @@ class ChatFormat:
         return not atom.typed and atom.text in self._tokens
 
 
+def learned_tokens(encoded: Encoded, end_ids: Sequence[int]) -> int:
+    """Return how many tokens of answers an example teaches; ends of turns alone teach nothing."""
+    ends = set(end_ids)
+    return sum(label != IGNORED and label not in ends for label in encoded.labels)
+
+
 def _within(template: str, token: str) -> bool:
     """Say whether a template uses a token (templates may leave its white space out)."""
     return bool(token.strip()) and token.strip() in template

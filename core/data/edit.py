@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -68,6 +68,43 @@ class Version:
         cells = list(self.rows[self._row(row)])
         cells[at] = text
         return replace(self, rows=_with(self.rows, row, tuple(cells)))
+
+    def edit_many(self, cells: Mapping[tuple[int, str], str]) -> Version:
+        """Return the version with other texts in some cells, by row and column.
+
+        Raises:
+            DataError: if there is no such row or column.
+        """
+        changed: dict[int, list[str]] = {}
+        for (row, column), text in cells.items():
+            at = self._column(column)
+            changed.setdefault(row, list(self.rows[self._row(row)]))[at] = text
+        rows = (tuple(changed.get(i, row)) for i, row in enumerate(self.rows))
+        return replace(self, rows=tuple(rows))
+
+    def rewrite(self, rows: Sequence[int], change: Callable[[str], str]) -> Version:
+        """Return the version with every text of some rows changed, earlier turns too.
+
+        Raises:
+            DataError: if there is no such row.
+        """
+        wanted = {self._row(row) for row in rows}
+
+        def turned(origin: Example | None) -> Example | None:
+            if origin is None:
+                return None
+            turns = tuple(Turn(t.role, change(t.content)) for t in origin.turns)
+            return Example(turns, origin.where)
+
+        return replace(
+            self,
+            rows=tuple(
+                tuple(map(change, row)) if i in wanted else row for i, row in enumerate(self.rows)
+            ),
+            origins=tuple(
+                turned(origin) if i in wanted else origin for i, origin in enumerate(self.origins)
+            ),
+        )
 
     def add(self, cells: Mapping[str, str], at: int | None = None) -> Version:
         """Return the version with a row more, at the end unless ``at`` is given.
