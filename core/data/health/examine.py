@@ -19,6 +19,7 @@ from core.errors import Problem
 
 LONG = 2048  # characters of English that make about 512 tokens
 FOREIGN = 3  # a character outside ASCII takes about as many tokens as three within
+MOST_NEAR = 10_000  # examples whose near duplicates are looked for while a file is read
 _STEP = 2048
 
 _PLACEHOLDER = re.compile(r"[\s\W_]*(?:todo|tbd|待补充|待定|略|暂无)?[\s\W_]*", re.IGNORECASE)
@@ -54,12 +55,14 @@ ORDER = (
 
 
 def check(examples: Sequence[Example]) -> tuple[dict[str, Any], list[Problem]]:
-    """Look through a class; see :func:`examine`.
+    """Look through a class while it is read; see :func:`examine`.
+
+    Near duplicates of a large one are left to the whole examination.
 
     Returns:
         The counts, and the findings as sentences.
     """
-    report = examine(examples)
+    report = examine(examples, near=len(examples) <= MOST_NEAR)
     return report.counts, report.problems(examples)
 
 
@@ -68,6 +71,7 @@ def examine(
     *,
     split: Split | None = None,
     tokens: Iterable[str] = (),
+    near: bool = True,
     tick: Tick = quiet,
 ) -> Report:
     """Look through a class of any size; memory grows by about 130 bytes a row.
@@ -76,6 +80,7 @@ def examine(
         examples: the class; may lie on disk, each is asked for a few times.
         split: its two sides, to look for questions of the quiz in what is learned.
         tokens: control tokens of the chosen model, beside those that are known.
+        near: look for near duplicates.
         tick: is told the share that is done, 0..1; what it raises ends the examination.
 
     Returns:
@@ -104,7 +109,9 @@ def examine(
     notes.say("health.long", (), {"characters": most, "kept": LONG})
     if len(examples) == 1:
         notes.add("health.one_example", 0)
-    distinct = repetition.finish(examples, notes, lambda share: tick(0.6 + 0.3 * share))
+    distinct = repetition.finish(
+        examples, notes, near=near, tick=lambda share: tick(0.6 + 0.3 * share)
+    )
     notes.say("health.mixed", languages.odd(), {})
     if split is not None:
         notes.say("health.leak", leaks(examples, split, lambda s: tick(0.9 + 0.1 * s)), {})

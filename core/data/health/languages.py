@@ -28,6 +28,8 @@ _SCRIPTS = (
     ("thai", re.compile("[\u0e00-\u0e7f]")),
 )
 _LATIN = re.compile(r"[A-Za-zÀ-ɏ]+")
+# Words of several languages say nothing.
+_SHARED = {"la", "un", "en", "e", "y", "no", "que", "in", "war", "die", "per", "se", "come", "des"}
 _SMALL = {
     word: language
     for language, words in {
@@ -38,27 +40,29 @@ _SMALL = {
         "it": "il lo gli e è sono una della nel che per con quale come non di",
     }.items()
     for word in words.split()
+    if word not in _SHARED
 }
-_SHARED = {"la", "un", "en", "e", "y", "no", "que", "in", "war", "die", "per", "se", "come", "des"}
 LEAST_LETTERS, LEAST_HITS = 2, 3
 
 
 def kind_of(text: str) -> str:
     """Return the script of most letters, and of Latin texts the language if it is sure."""
-    counts = {name: len(pattern.findall(text)) for name, pattern in _SCRIPTS if not text.isascii()}
     words = _LATIN.findall(text)
     letters = sum(map(len, words))
-    # Chinese writes a word in one or two characters where Latin needs five letters
-    best = max(counts, key=lambda name: counts[name], default="")
-    if best and counts[best] >= LEAST_LETTERS and counts[best] * 3 > letters:
-        return "kana" if counts.get("kana") else best
+    if not text.isascii():
+        counts = {name: len(pattern.findall(text)) for name, pattern in _SCRIPTS}
+        best = max(counts, key=lambda name: counts[name])
+        # Chinese writes a word in one or two characters where Latin needs five letters
+        if counts[best] >= LEAST_LETTERS and counts[best] * 3 > letters:
+            return "kana" if counts["kana"] else best
     if letters < LEAST_LETTERS:
         return ""
-    hits = Counter(
-        _SMALL[w] for w in map(str.lower, words) if w in _SMALL and w not in _SHARED
-    ).most_common(2)
-    sure = hits and hits[0][1] >= LEAST_HITS and (len(hits) < 2 or hits[0][1] >= 2 * hits[1][1])
-    return f"latin {hits[0][0]}" if sure else "latin"
+    hits = [_SMALL[w] for w in map(str.lower, words) if w in _SMALL]
+    if len(hits) < LEAST_HITS:
+        return "latin"
+    ranked = Counter(hits).most_common(2)
+    sure = ranked[0][1] >= LEAST_HITS and (len(ranked) < 2 or ranked[0][1] >= 2 * ranked[1][1])
+    return f"latin {ranked[0][0]}" if sure else "latin"
 
 
 class Languages:

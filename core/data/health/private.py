@@ -184,10 +184,13 @@ KINDS = (
     Kind("name", "health.name", _NAME, "[name]", _NAME_SIGNS, part=True),
 )
 
+_SIGNS = {kind.sign for kind in KINDS}
+
 
 def kinds_in(text: str) -> list[Kind]:
     """Return the kinds of personal data that a text possibly holds."""
-    return [kind for kind in KINDS if next(kind.spans(text), None) is not None]
+    signs = {sign for sign in _SIGNS if sign.search(text)}
+    return [k for k in KINDS if k.sign in signs and next(k.spans(text), None) is not None]
 
 
 def masked(text: str, code: str) -> str:

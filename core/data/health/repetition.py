@@ -33,7 +33,14 @@ class Repetition:
         self._questions.append(_hash(question))
         self._answers.append(_hash(answer))
 
-    def finish(self, examples: Sequence[Example], notes: Notebook, tick: Tick = quiet) -> int:
+    def finish(
+        self,
+        examples: Sequence[Example],
+        notes: Notebook,
+        *,
+        near: bool = True,
+        tick: Tick = quiet,
+    ) -> int:
         """Note what repeats; return how many pairs of question and answer are distinct."""
         questions = np.frombuffer(self._questions, np.uint64)
         answers = np.frombuffer(self._answers, np.uint64)
@@ -44,8 +51,9 @@ class Repetition:
         values = {"distinct": distinct, "examples": len(first)}
         notes.say("health.duplicates", np.flatnonzero(again).tolist(), values)
         notes.say("health.contradictions", np.flatnonzero(later & ~again).tolist(), {})
-        near = _near(examples, np.flatnonzero(~later), tick)
-        notes.say("health.near_duplicates", near, {})
+        if near:
+            alike = _near(examples, np.flatnonzero(~later), tick)
+            notes.say("health.near_duplicates", alike, {})
         return distinct
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from core.data.formula import unprotected
 from core.data.ingest.columns import choose_columns, names_pair
 from core.data.ingest.encoding import has_bad_bytes
 from core.data.messages import Findings, data_error
@@ -20,7 +21,6 @@ HEADER_SEARCH = 20  # rows in which the header is looked for
 _SPOKEN = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-_PROTECTED = re.compile(r"'+[=+\-@\t\r\0]")  # what an export writes before a formula
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -137,7 +137,7 @@ def clean_text(text: str) -> str:
 
 def _cleaned(row: Row, findings: Findings, encoding: str) -> Row:
     """Take control characters and the protection of formulas from a row's cells."""
-    cells = tuple(c[1:] if c[:1] == "'" and _PROTECTED.match(c) else c for c in row.cells)
+    cells = tuple(map(unprotected, row.cells))
     clean = tuple(map(clean_text, cells))
     if clean != cells:
         findings.add("text.control", row.where)
