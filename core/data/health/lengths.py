@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.data.chat import IGNORED, ChatFormat, learned_tokens
+from core.data.chat import IGNORED, ChatFormat
 from core.data.health.report import Tick, quiet
 from core.data.messages import MOST_PLACES, named, problem
 from core.data.types import Example
@@ -27,7 +27,8 @@ class Forecast:
     Attributes:
         limit: most tokens of an example.
         lengths: tokens of each example if nothing were cut, in the order of the class.
-        answer_tokens: tokens that are learned within the limit, ends of turns not counted.
+        answer_tokens: tokens that are learned within the limit.
+        teaching: examples of which a token of an answer's own text is learned.
         cut: examples of which something is left out at the end; the characters of their last
             answer that are kept (0: the answer is left out as a whole).
         refused: examples whose question leaves no room for an answer.
@@ -37,6 +38,7 @@ class Forecast:
     limit: int
     lengths: list[int] = field(default_factory=list)
     answer_tokens: int = 0
+    teaching: int = 0
     cut: dict[int, int] = field(default_factory=dict)
     refused: list[int] = field(default_factory=list)
     unwritable: list[int] = field(default_factory=list)
@@ -74,6 +76,7 @@ class Forecast:
             "examples": len(self.lengths),
             "tokens": sum(self.lengths),
             "answer_tokens": self.answer_tokens,
+            "teaching": self.teaching,
             "longest": self.longest,
             "histogram": self.histogram(),
             "truncated": {examples[i].where: kept for i, kept in self.cut.items()},
@@ -112,7 +115,8 @@ def forecast(
                 found.refused.append(i)
                 continue
             found.cut[i] = _kept(chat, example, encoded.ids, encoded.labels)
-        found.answer_tokens += learned_tokens(encoded, chat.end_ids)
+        found.answer_tokens += sum(label != IGNORED for label in encoded.labels)
+        found.teaching += chat.teaches(encoded)
     return found
 
 
