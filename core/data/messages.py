@@ -374,11 +374,74 @@ CODES: dict[str, Message] = {
     "health.control_words": Message(
         "There are words here that steer a model ({sample}); they are learned as plain text."
     ),
-    "health.personal": Message(
-        "Possible personal data ({kinds}).", "Remove it unless the model may repeat it."
+    "health.email": Message(
+        "Possible personal data found: e-mail address.",
+        "Black it out unless the model may repeat it.",
+    ),
+    "health.phone": Message(
+        "Possible personal data found: phone number.",
+        "Black it out unless the model may repeat it.",
+    ),
+    "health.resident_id": Message(
+        "Possible personal data found: resident id.", "Black it out unless the model may repeat it."
+    ),
+    "health.national_id": Message(
+        "Possible personal data found: national id.", "Black it out unless the model may repeat it."
+    ),
+    "health.student_number": Message(
+        "Possible personal data found: student number.",
+        "Black it out unless the model may repeat it.",
+    ),
+    "health.birth_date": Message(
+        "Possible personal data found: birth date.", "Black it out unless the model may repeat it."
+    ),
+    "health.account": Message(
+        "Possible personal data found: messenger account.",
+        "Black it out unless the model may repeat it.",
+    ),
+    "health.name": Message(
+        "Possible personal data found: name.", "Black it out unless the model may repeat it."
     ),
     "health.secrets": Message(
-        "Possible passwords or keys.", "Remove them: the model may repeat them."
+        "Possible passwords or keys found.", "Black them out: the model may repeat them."
+    ),
+    "health.leak": Message(
+        "A question that is kept for the quiz stands word for word inside this row, which is "
+        "learned.",
+        "Leave the row out, or the quiz asks what was practised.",
+    ),
+    "health.empty": Message(
+        "The answer says nothing: it is empty or holds only a place (TODO, TBD).",
+        "Fill it in or leave the row out.",
+    ),
+    "health.echo": Message(
+        "The answer only repeats the question.", "Write the answer or leave the row out.", "info"
+    ),
+    "health.mixed": Message(
+        "The question or the answer is in another language than in most rows.",
+        "Leave the rows out unless they are meant to be there.",
+        "info",
+    ),
+    "health.html": Message(
+        "There is HTML in the text ({sample}), which the model would learn to write.",
+        "Turn it into plain text, unless the class is about HTML.",
+        "info",
+    ),
+    "health.latex": Message(
+        "There are LaTeX commands in the text ({sample}), which the model would learn to write.",
+        "Turn them into plain text, unless the class shall write LaTeX.",
+        "info",
+    ),
+    # tokens of the chosen model
+    "tokens.truncated": Message(
+        "The answer is longer than the chosen model is trained on: with its question it takes up "
+        "to {longest} tokens, {limit} are kept, and the rest is cut off.",
+        "Shorten it to whole sentences, or raise the longest example.",
+    ),
+    "tokens.no_room": Message(
+        "The question alone fills the {limit} tokens that are kept, so that nothing of its answer "
+        "is learned.",
+        "Shorten the question, raise the longest example, or leave the row out.",
     ),
 }
 
@@ -448,10 +511,10 @@ class Findings:
         ]
 
 
-def named(places: list[str], others: int = 0) -> str:
-    """Return ``row 3, row 5, row 9`` and how many more there are, beside ``others`` not listed."""
+def named(places: list[str], total: int = 0) -> str:
+    """Return ``row 3, row 5, row 9`` and how many more there are (of ``total``, if not listed)."""
     text = ", ".join(places[:MOST_PLACES])
-    more = len(places) - MOST_PLACES + others
+    more = max(total, len(places)) - MOST_PLACES
     return f"{text} and {more} more" if more > 0 else text
 
 

@@ -101,7 +101,7 @@ class FewPlaces(Findings):
     def problems(self) -> list[Problem]:
         """Return one problem for each kind of finding, with the number of all places."""
         return [
-            problem(key[0], named(places, self._more.get(key, 0)), **dict(key[1]))
+            problem(key[0], named(places, len(places) + self._more.get(key, 0)), **dict(key[1]))
             for key, places in self._places.items()
         ]
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from core.data.formula import unprotected
 from core.data.ingest.columns import choose_columns, names_pair
 from core.data.ingest.encoding import has_bad_bytes
 from core.data.ingest.learner import Learner
@@ -26,7 +27,6 @@ LONGEST_NAME = 30  # characters of a cell in the second row of a header
 _SPOKEN = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-_PROTECTED = re.compile(r"'+[=+\-@\t\r\0]")  # what an export writes before a formula
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -152,7 +152,7 @@ def _cleaned(row: Row, findings: Findings, encoding: str) -> Row:
     """Take control characters and the protection of formulas from a row's cells."""
     cells = row.cells
     if any(c[:1] == "'" for c in cells):
-        cells = tuple(c[1:] if c[:1] == "'" and _PROTECTED.match(c) else c for c in cells)
+        cells = tuple(map(unprotected, cells))
     clean = cells
     if not all(map(str.isprintable, cells)):
         clean = tuple(map(clean_text, cells))
