@@ -7,9 +7,10 @@ import unicodedata
 
 from core.data.messages import data_error
 
-SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xlsm", ".xls", ".json", ".jsonl", ".ndjson",
+SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xlsm", ".xls", ".xlsb", ".ods",
+            ".parquet", ".json", ".jsonl", ".ndjson",
             ".html", ".htm")  # fmt: skip
-ACCEPTED = "CSV, TSV, XLSX, XLS, JSON and JSONL"
+ACCEPTED = "CSV, TSV, XLSX, XLS, ODS, JSON, JSONL and Parquet"
 LONGEST = 120  # characters of a label
 
 _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
