@@ -13,10 +13,8 @@ from core.export import export
 from core.export.load import load_exported
 from core.runs.residents import Residents
 
-NF4 = ("peft-qlora", "loftq")
-# Of two that differ in their start or in one part only, one runs every time.
-ALIKE = [pytest.param(name, marks=pytest.mark.slow) for name in ("dora", "pissa", "peft-qlora")]
-ADAPTERS = ["peft-lora", "adalora", "loftq", *ALIKE]
+NF4 = ["peft-qlora", "loftq"]
+ADAPTERS = ["peft-lora", "dora", "pissa", "adalora", *NF4]
 
 
 @pytest.mark.parametrize("method", [*ADAPTERS, "full"])
@@ -76,7 +74,7 @@ def test_merged_exports_have_the_logits_of_peft(done, method, tmp_path, logits, 
     assert (merged - plain).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("method", [*ADAPTERS[:3], ALIKE[0]])
+@pytest.mark.parametrize("method", ["peft-lora", "dora", "adalora", "loftq"])
 def test_the_adapter_is_exported_as_it_is_and_opened_again(
     done, config, method, tmp_path, logits, model_path
 ):
