@@ -185,7 +185,8 @@ def memory(options: argparse.Namespace, variant: str, runs: Runs) -> dict[str, A
         return plan and {
             "budget_bytes": plan["filled_bytes"],
             "bits": UNIFORM[variant],
-            "checkpointing": plan["checkpointing"],
+            # How many blocks "part" means follows from the budget and the size of a pass again.
+            "checkpointing": "auto" if plan["checkpointing"] == "part" else plan["checkpointing"],
             "micro_batch_tokens": plan["micro_batch"],
         }
     if variant == LEAST:

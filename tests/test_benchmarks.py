@@ -230,14 +230,15 @@ def test_budgets_follow_from_the_smaller_qlora_peak_of_the_first_seed():
     assert memory(seeds, LEAST, [])["or_least"]
 
 
-def test_uniform_bits_get_the_memory_and_the_passes_of_ours():
-    plan = {"filled_bytes": 123, "checkpointing": "on", "micro_batch": 77}
+@pytest.mark.parametrize(("planned", "asked"), [("on", "on"), ("off", "off"), ("part", "auto")])
+def test_uniform_bits_get_the_memory_and_the_passes_of_ours(planned, asked):
+    plan = {"filled_bytes": 123, "checkpointing": planned, "micro_batch": 77}
     runs = [run(OURS, 0, plan=plan), run(OURS, 1, plan={**plan, "filled_bytes": 9})]
     for variant, bits in UNIFORM.items():
         assert memory([], variant, runs) == {
             "budget_bytes": 123,
             "bits": bits,
-            "checkpointing": "on",
+            "checkpointing": asked,
             "micro_batch_tokens": 77,
         }
 

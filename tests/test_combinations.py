@@ -70,7 +70,10 @@ def with_train(config, **settings):
     return replace(config, train=replace(config.train, **settings))
 
 
-@pytest.mark.parametrize("name", ["eduadapt", "lion", "schedulefree", "prodigy"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("lion", "prodigy")]
+
+
+@pytest.mark.parametrize("name", ["eduadapt", "schedulefree", *SLOW])
 def test_singular_values_train_with_another_optimizer_and_resume_exactly(config, name, tmp_path):
     installed(name)
     chosen = replace(with_train(config, optimizer=name, diagonal_lr=config.train.lr), method="svd")

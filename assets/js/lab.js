@@ -191,6 +191,7 @@
       const runs = Studio.runs(), box = this.field("ticks");
       this.field("no_runs").hidden = runs.length > 0;
       box.parentElement.hidden = !runs.length;
+      this.element.querySelector('[data-lab="clear"]').hidden = !runs.length;
       for (const [id, node] of this.ticks) if (!runs.some((r) => r.id === id)) { node.remove(); this.ticks.delete(id); }
       runs.forEach((run, k) => {
         const node = this.ticks.get(run.id) || this.tickNode(run);

@@ -38,7 +38,10 @@ def _setup(words: Words) -> Markup:
     add = tag("button", words("lab.add"), class_="btn small", type="button", data_lab="add")
     parts = tag("button", words("lab.parts"), class_="btn small", type="button", data_lab="parts")
     same = tag("div", *(_field(name, words) for name in FIELDS), class_="lab-same")
-    start = tag("button", class_="btn primary", type="button", data_lab="start", data_f="start")
+    said = words("js.lab_start", n=2)  # until the choices are there
+    start = tag(
+        "button", said, class_="btn primary", type="button", data_lab="start", data_f="start"
+    )
     return tag(
         "section",
         section(words("lab.choose"), words("lab.choose_hint")),

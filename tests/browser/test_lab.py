@@ -38,6 +38,7 @@ def downloaded(page: Page, name: str) -> str:
     return Path(path).read_text("utf-8-sig")
 
 
+@pytest.mark.slow
 def test_three_methods_are_queued_watched_compared_and_reported(
     lab_studio: Studio, new_page: Callable[..., Page]
 ) -> None:

@@ -86,6 +86,7 @@ def test_a_workbook_is_trained_through_refresh_second_tab_stop_resume_and_restar
         studio.stop()
 
 
+@pytest.mark.slow
 def test_pause_keeps_everything_and_resume_goes_on(
     studio: Studio, new_page: Callable[..., Page]
 ) -> None:

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.browser
 EXPORT_MS = 180_000
 
 
+@pytest.mark.slow
 def test_every_export_is_made_checked_and_downloaded(
     studio: Studio, tmp_path: Path, new_page: Callable[..., Page]
 ) -> None:

@@ -168,6 +168,7 @@ def test_the_layer_map_is_kept_and_monotone(done):
     assert len(tree["similarity"]) == 3
 
 
+@pytest.mark.slow
 def test_a_quantized_student_is_an_ordinary_run(config, tmp_path):
     distill = replace(config.distill, student="quantized", layer_map="rounding")
     plain = replace(config, distill=distill, quiz=replace(config.quiz, generate=False))

@@ -109,6 +109,7 @@ def test_a_budget_below_the_minimum_says_the_minimum_and_it_is_one() -> None:
     assert plan_shape(shape, replace(RunConfig(), budget_bytes=smallest)).feasible
 
 
+@pytest.mark.slow
 def test_layers_that_are_alike_get_bits_that_are_alike() -> None:
     shape = llama(4, 64, 96, 4, 2, 300)
     free = plan_shape(shape, RunConfig(), device="cuda")
