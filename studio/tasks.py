@@ -91,6 +91,16 @@ class Tasks:
         thread.start()
         return task
 
+    def forget(self, prefix: str) -> None:
+        """Forget the finished tasks whose key begins so, and with them their results."""
+        with self._lock:
+            kept = {
+                key: task
+                for key, task in self._tasks.items()
+                if not (key.startswith(prefix) and task.finished)
+            }
+            self._tasks = kept
+
     def get(self, key: str) -> Task | None:
         """Return the newest task under ``key``."""
         with self._lock:
