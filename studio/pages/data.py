@@ -142,8 +142,8 @@ class Editor:
                 buttons=["fullscreen"],
                 elem_id="rows",
             )
+            show(parts.download_line(words), elem_id="rows-download")
             with gr.Row(elem_classes="nav-row"):
-                show(tag("div", parts.downloads(words), class_="links"), elem_id="rows-download")
                 self.said = show(elem_id="edit-said")
                 self.add = gr.Button(words("data.add"), elem_id="rows-add")
                 self.undo = gr.Button(words("data.undo"), interactive=False, elem_id="rows-undo")

@@ -175,6 +175,12 @@ def downloads(words: Words, version_id: str = "") -> Markup:
     )
 
 
+def download_line(words: Words) -> Markup:
+    """Return the downloads of the rows as they stand now."""
+    name = tag("span", words("data.download"), class_="quiet")
+    return tag("div", name, downloads(words), class_="links")
+
+
 def templates(words: Words) -> Markup:
     """Return the links to a class to fill in."""
     links = join(

@@ -103,7 +103,7 @@ def test_rows_can_be_edited_and_saved_as_a_new_version(
     expect(page.locator("#edit-said")).to_contain_text("Saved")
     page.reload()
     expect(page.get_by_test_id("cell-4-2")).to_contain_text("A better answer")
-    expect(page.locator("#data-versions")).to_contain_text("1 rows edited")
+    expect(page.locator("#data-versions")).to_contain_text("rows edited: 1")
 
 
 def test_a_finding_is_mended_by_one_click_and_taken_back(
@@ -119,7 +119,7 @@ def test_a_finding_is_mended_by_one_click_and_taken_back(
     expect(finding).to_contain_text("row 11")
     expect(page.locator("#data-lengths [role=img]")).to_be_visible()
     finding.get_by_role("button", name="Show rows").click()
-    expect(page.locator("#rows-count")).to_contain_text("1 of 1 rows")
+    expect(page.locator("#rows-count")).to_contain_text("1 of 1 that fit")
     finding.get_by_role("button", name="Black it out").click()
     expect(page.locator("#rows")).to_contain_text("Write to [e-mail]")
     expect(page.locator("#data-versions")).to_contain_text("E-mail addresses")
