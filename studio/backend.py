@@ -148,7 +148,7 @@ class Backend:
         known = self.tasks.get(key)
         if known and (known.result or not known.finished):
             return known
-        self.tasks.forget("health ")
+        self.tasks.drop("health ")  # of another class: nobody asks for it any more
         return self.tasks.start(key, lambda: self._stream("health", config=tree))
 
     def chat(self, run_id: str, which: str, **request: Any) -> Iterator[dict[str, Any]]:

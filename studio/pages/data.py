@@ -229,6 +229,8 @@ class Page:
             return
         task = self.backend.health(config)
         for now in task.follow():
+            if task.unwanted:
+                return  # another class was chosen meanwhile, and is checked instead
             if not now.finished:
                 yield [parts.checking(now, words), *[gr.skip()] * 3]
         if task.error or task.result is None:

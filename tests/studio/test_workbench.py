@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -278,3 +281,29 @@ def test_the_check_is_asked_for_once(page: Page) -> None:
     assert op == "health"
     assert RunConfig.from_json(request["config"]).data == draft.load().data
     assert json.dumps(request)
+
+
+def test_a_check_that_nobody_waits_for_is_cancelled(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed, first = threading.Event(), threading.Event()
+
+    def endless(op: str, **request: Any) -> Iterator[dict[str, Any]]:
+        try:
+            while True:
+                yield {"event": "progress", "share": 0.5}
+                first.set()
+                time.sleep(0.01)
+        finally:
+            closed.set()
+
+    draft.change(train__max_length=77)  # another question than the one answered
+    monkeypatch.setattr(page.backend.service, "stream", endless)
+    shown = page.check()
+    assert "50 %" in next(shown)[0]
+    assert first.wait(5)
+    monkeypatch.undo()
+    library.choose_sample("en")
+    assert len(list(page.check())) >= 1
+    assert closed.wait(5)
+    assert list(shown) == []
