@@ -467,8 +467,8 @@ def _summary(label: str, result: ReadResult, words: Words) -> Markup:
 
 def _widths(columns: int) -> list[str | int]:
     """Answers get the room of two questions; many columns share alike."""
-    rest = ["31%", "56%"] if columns == 2 else [f"{87 / max(1, columns):.0f}%"] * columns
-    return ["10%", *rest]
+    rest = ["31%", "53%"] if columns == 2 else [f"{84 / max(1, columns):.0f}%"] * columns
+    return ["13%", *rest]
 
 
 def _menus(result: ReadResult, config: RunConfig, words: Words) -> list[Any]:
