@@ -30,7 +30,12 @@ Table = Sequence[Sequence[object]]
 
 
 class Bench:
-    """The rows of one class while they are edited; used under the desk's lock."""
+    """The rows of one class while they are edited; safe to use from several threads.
+
+    Attributes:
+        version: the rows as they stand now.
+        shown: the places of the rows that the page shows.
+    """
 
     def __init__(self, version: Version) -> None:
         """Start from rows as they are on disk."""
@@ -39,8 +44,9 @@ class Bench:
         self._past: list[Version] = []
         self._base = version
         self._view = 0
-        self._shown: tuple[str, ...] = ()
+        self.shown: tuple[str, ...] = ()
         self._added = 0
+        self._lock = threading.RLock()
 
     @property
     def changed(self) -> bool:
@@ -49,9 +55,10 @@ class Bench:
 
     def show(self, places: Sequence[str]) -> int:
         """Remember which rows a page shows; return the view's number."""
-        self._base, self._shown = self.version, tuple(places)
-        self._view += 1
-        return self._view
+        with self._lock:
+            self._base, self.shown = self.version, tuple(places)
+            self._view += 1
+            return self._view
 
     def take(self, view: int, table: Table, places: Mapping[str, str]) -> None:
         """Take over a table as a page shows it now: changed cells, new and removed rows.
@@ -66,15 +73,19 @@ class Bench:
         Raises:
             DataError: another window shows the class, too, and has changed or filtered it.
         """
-        if view != self._view:
-            raise DataError(
-                "The class was shown or changed in another window since.",
-                action="Make the change again in the rows as they are now.",
-                code="edit.stale",
-            )
-        if self.version is self._base:
-            self._push()
-        self.version = self._merged(table, places)
+        with self._lock:
+            if view != self._view:
+                raise DataError(
+                    "The class was shown or changed in another window since.",
+                    action="Make the change again in the rows as they are now.",
+                    code="edit.stale",
+                )
+            merged = self._merged(table, places)
+            if merged.id == self.version.id:
+                return
+            if self.version is self._base:
+                self._push()
+            self.version = merged
 
     def _merged(self, table: Table, places: Mapping[str, str]) -> Version:
         index = {where: i for i, where in enumerate(self._base.where)}
@@ -85,7 +96,7 @@ class Bench:
         for name, *texts in table:
             where = places.get(str(name), "")
             row = ["" if text is None else str(text) for text in texts]
-            if where in self._shown and where not in seen:
+            if where in self.shown and where not in seen:
                 seen.add(where)
                 i = index[where]
                 cells |= {
@@ -96,23 +107,25 @@ class Bench:
             elif any(text.strip() for text in row):
                 new.append(dict(zip(columns, row, strict=False)))
         version = self._base.edit_many(cells)
-        version = version.remove([index[w] for w in self._shown if w not in seen])
+        version = version.remove([index[w] for w in self.shown if w not in seen])
         for n, row_of in enumerate(new, self._added + 1):
             version = version.add(row_of, where=f"added row {n}")
         return version
 
     def add(self) -> None:
         """Add an empty row at the end."""
-        self._push()
-        self._added = 1 + sum(w.startswith("added row") for w in self.version.where)
-        self.version = self.version.add({}, where=f"added row {self._added}")
+        with self._lock:
+            self._push()
+            self._added = 1 + sum(w.startswith("added row") for w in self.version.where)
+            self.version = self.version.add({}, where=f"added row {self._added}")
 
     def undo(self) -> None:
         """Go back to before the last edit."""
-        if self._past:
-            self.version = self._past.pop()
-        if not self._past:
-            self.version = self._saved
+        with self._lock:
+            if self._past:
+                self.version = self._past.pop()
+            if not self._past:
+                self.version = self._saved
 
     def _push(self) -> None:
         self._past = [*self._past[-MOST_UNDO:], self.version]

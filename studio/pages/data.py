@@ -73,10 +73,13 @@ def build(backend: Backend, words: Words, downloads: Downloads) -> None:
     changes(history.press(page.handle_version, None, shown, **QUIET))
     filters = [editor.search, editor.only]
     gr.on([editor.search.submit, editor.only.input], page.rows, filters, editor.parts, **QUIET)
-    editor.rows.input(page.edited, [editor.view, editor.rows], editor.state, **QUIET)
+    table = [editor.view, editor.rows]
+    # an edit made while another is on its way is sent after it, and never dropped
+    last: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": 1}
+    editor.rows.input(page.edited, table, editor.state, **QUIET, **last)
     editor.add.click(page.add_row, filters, editor.parts, **QUIET)
     changes(editor.undo.click(page.undo, None, shown, **QUIET))
-    changes(editor.save.click(page.save, None, shown, **QUIET))
+    changes(editor.save.click(page.save, table, shown, **QUIET))
 
 
 def _sources(words: Words) -> tuple[gr.HTML, gr.File]:
@@ -345,12 +348,15 @@ class Page:
         """Take over the rows as they are in the browser now."""
         config = draft.load()
         try:
-            bench = self.desk.bench(config)
-            names = {self.words.place(where): where for where in bench.version.where}
-            bench.take(view, table, names)
+            self._take(config, view, table)
         except StudioError as error:
             return [findings(self.words.error(error), self.words), gr.skip(), gr.skip()]
-        return self._state(config, bench)
+        return self._state(config, self.desk.bench(config))
+
+    def _take(self, config: RunConfig, view: int, table: list[list[Any]]) -> None:
+        bench = self.desk.bench(config)
+        places = [*bench.version.where, *bench.shown]
+        bench.take(view, table, {self.words.place(where): where for where in places})
 
     def add_row(self, search: str, only: str) -> list[Any]:
         """Add an empty row, and show it."""
@@ -365,9 +371,10 @@ class Page:
             return self._complain(error)
         return self.view()
 
-    def save(self) -> list[Any]:
-        """Keep the rows as a version."""
+    def save(self, view: int, table: list[list[Any]]) -> list[Any]:
+        """Keep the rows, as they are in the browser now, as a version."""
         try:
+            self._take(draft.load(), view, table)
             self.desk.save(draft.load())
         except StudioError as error:
             return self._complain(error)

@@ -151,8 +151,9 @@ def test_edits_of_a_filtered_view_change_those_rows_only(page: Page) -> None:
     shown[1][2] = "Paris!"  # the browser sends its whole table at every change
     page.edited(number(view), shown)
     assert answers(page) == ["Paris", "Paris!", *(a for _, a in ROWS[2:])]
-    page.save()
-    assert answers(page)[1] == "Paris!"
+    shown[0][2] = "Paris?"  # sent with the click, before its own event came
+    page.save(number(view), shown)
+    assert answers(page)[:2] == ["Paris?", "Paris!"]
     assert not bench(page).changed
     page.undo()
     assert answers(page) == [a for _, a in ROWS]
@@ -176,6 +177,13 @@ def test_an_edit_after_another_window_changed_the_class_is_refused(page: Page) -
     said = page.edited(number(old), table(page, old)[:1])[0]
     assert "another window" in said
     assert bench(page).version.rows == ROWS
+    assert "another window" in page.save(number(old), table(page, old)[:1])[0]
+
+
+def test_a_table_without_an_edit_changes_nothing(page: Page) -> None:
+    view = page.view()
+    page.edited(number(view), table(page, view))
+    assert not bench(page).changed
 
 
 def test_undo_goes_back_edit_by_edit(page: Page) -> None:
@@ -229,7 +237,7 @@ def test_text_of_a_class_never_becomes_markup(page: Page) -> None:
     shown = table(page, view)
     shown[0][2] = attack
     page.edited(number(view), shown)
-    page.save()
+    page.save(number(view), shown)
     for what in ("compare:original", "delete:original"):
         assert "<img" not in str(page.handle_version(pressed(what)))
 
