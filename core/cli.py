@@ -100,6 +100,12 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pairs", action="store_true", help="read it as pairs of questions with a label"
     )
+    parser.add_argument(
+        "--model",
+        default="",
+        help="check the class as a whole for this model: lengths, quiz questions in learned rows,"
+        " near duplicates of large classes, the rows of every finding",
+    )
     _add_reading(parser)
     parser.add_argument("--sheet", default="", help="sheet of a workbook")
     parser.add_argument("--encoding", default="", help="text encoding; empty: recognised")
@@ -322,9 +328,31 @@ def data(options: argparse.Namespace, screen: Screen) -> Outcome:
     mapped = options.map or {}
     result = read_isolated(path, sheet=options.sheet, encoding=options.encoding, **mapped)
     screen.say(f"{path.name}: {result.format}, {len(result.examples)} examples")
+    whole = bool(options.model)
     for problem in result.problems:
-        screen.say(f"{problem.severity}: {problem.sentence()}")
-    return 0, result.to_json()
+        if not (whole and problem.code.startswith("health.")):  # said below, with more in view
+            screen.say(f"{problem.severity}: {problem.sentence()}")
+    return 0, {**result.to_json(), **(_checked(path, options, screen) if whole else {})}
+
+
+def _checked(path: Path, options: argparse.Namespace, screen: Screen) -> dict[str, Any]:
+    """Return the whole check of a class for a model, and say what it found."""
+    reading = {"path": str(path), **(options.map or {})}
+    reading |= {"sheet": options.sheet, "encoding": options.encoding}
+    config = RunConfig.from_json({"model": options.model, "data": reading})
+    found = _serve(screen, "health", config=config.to_json())
+    for tree in found["findings"]:
+        screen.say(f"{tree['severity']}: {tree['where']}: {tree['what']} {tree['action']}".rstrip())
+    if missing := found["model_problem"]:
+        screen.say(f"warning: {missing['what']}")
+    if tokens := found["tokens"]:
+        screen.say(
+            f"{tokens['tokens']} tokens, {tokens['answer_tokens']} of them learned; the longest "
+            f"example has {tokens['longest']}, {tokens['limit']} are kept"
+        )
+    if refusal := found["refusal"]:
+        screen.say(f"error: {refusal['what']} {refusal['action']}")
+    return {"check": found}
 
 
 def _pair_data(path: Path, options: argparse.Namespace, screen: Screen) -> Outcome:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
@@ -21,6 +22,7 @@ from core.runs.service import Service, ServiceError
 from core.runs.store import Run, Store
 from studio import exports
 from studio.tasks import Task, Tasks
+from studio.workbench import Desk
 
 WISHES = ("run", "pause", "stop")
 EVENTS_AT_ONCE = 4000
@@ -51,15 +53,16 @@ class ServiceLike(Protocol):
 
 @dataclass
 class Backend:
-    """Runs, the service process, and the tasks of the pages."""
+    """Runs, the service process, the tasks of the pages, and the class on the desk."""
 
     store: Store
     runner: RunnerLike
     service: ServiceLike
 
     def __post_init__(self) -> None:
-        """Start with no task."""
+        """Start with no task and an empty desk."""
         self.tasks = Tasks()
+        self.desk = Desk()
 
     @classmethod
     def open(cls, address: str = "") -> Backend:
@@ -134,6 +137,19 @@ class Backend:
         if known and known.result:
             return known
         return self.tasks.start(key, lambda: self._stream("plan", config=tree))
+
+    def health(self, config: RunConfig) -> Task:
+        """Check a class in the service process; the same question is answered once."""
+        tree = config.to_json()
+        asked = {name: tree[name] for name in ("model", "data")} | {"train": tree["train"]}
+        path = Path(config.data.path)
+        stamp = path.stat().st_mtime_ns if path.is_file() else 0
+        key = f"health {json.dumps(asked, sort_keys=True)} {stamp}"
+        known = self.tasks.get(key)
+        if known and (known.result or not known.finished):
+            return known
+        self.tasks.drop("health ")  # of another class: nobody asks for it any more
+        return self.tasks.start(key, lambda: self._stream("health", config=tree))
 
     def chat(self, run_id: str, which: str, **request: Any) -> Iterator[dict[str, Any]]:
         """Stream an answer of the ``base`` or the ``tuned`` model of a run."""

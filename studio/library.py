@@ -10,7 +10,6 @@ from functools import lru_cache
 from pathlib import Path
 
 from core.config import DataConfig, RunConfig
-from core.data import edit
 from core.data.ingest import clean_label, read_isolated
 from core.data.pairs import PairFile, read_pairs
 from core.data.types import ReadResult
@@ -167,29 +166,3 @@ def _read_pairs(path: Path, stamp: int, label: str) -> PairFile:
 def model_title(models: Sequence[ModelInfo], model_id: str) -> str:
     """Return a model's title for people."""
     return next((m.title for m in models if model_id in (m.id, m.path)), Path(model_id).name)
-
-
-def save_rows(config: RunConfig, rows: Sequence[Sequence[object]]) -> RunConfig:
-    """Write edited rows as a new version of the class and make it the draft's data.
-
-    The file that was read is left as it is.
-
-    Raises:
-        DataError: if no row is left that can be used.
-    """
-    result = read(config.data, config.name)
-    cells = [tuple("" if cell is None else str(cell) for cell in row) for row in rows]
-    kept = tuple(row for row in cells if any(cell.strip() for cell in row))
-    where, origins = ("",) * len(kept), (None,) * len(kept)
-    version = edit.Version(result.columns, kept, result.mapping, where, origins)
-    version.examples()  # refuses an empty table before anything is chosen
-    data = DataConfig(
-        path=str(edit.save(version, home() / "data")),
-        question=result.mapping.get("question", ""),
-        answer=result.mapping.get("answer", ""),
-        quiz_share=config.data.quiz_share,
-        max_quiz=config.data.max_quiz,
-    )
-    edited = replace(config, data=data)
-    draft.save(edited)
-    return edited

@@ -24,11 +24,13 @@ class Task:
         progress: the last progress message.
         result: the last message's payload, once done.
         error: why it failed, if it did.
+        unwanted: set when nobody waits for it any more; it ends at its next message.
     """
 
     progress: dict[str, Any] = field(default_factory=dict)
     result: dict[str, Any] | None = None
     error: StudioError | None = None
+    unwanted: bool = False
     _changed: threading.Condition = field(default_factory=threading.Condition, repr=False)
 
     @property
@@ -52,6 +54,8 @@ class Task:
         try:
             for message in messages():
                 self._take(message)
+                if self.unwanted:
+                    break  # closes the iterator, which cancels the work
         except StudioError as error:
             self._set(error=error)
         finally:
@@ -90,6 +94,12 @@ class Tasks:
         thread.daemon = True
         thread.start()
         return task
+
+    def drop(self, prefix: str) -> None:
+        """Forget the tasks whose key begins so; what still runs is cancelled."""
+        with self._lock:
+            for key in [k for k in self._tasks if k.startswith(prefix)]:
+                self._tasks.pop(key).unwanted = True
 
     def get(self, key: str) -> Task | None:
         """Return the newest task under ``key``."""

@@ -212,3 +212,23 @@ def test_a_comparison_that_cannot_be_written_is_a_sentence(capsysbinary, folders
     code, _, err = run(capsysbinary, "compare", *folders, "--csv", str(target))
     assert code == 2
     assert "table.csv" in err
+
+
+def test_a_class_is_checked_as_a_whole_for_a_model(capsysbinary, csv, monkeypatch):
+    mail = {"where": "row 3", "what": "Possible.", "action": "Look.", "severity": "warning"}
+    tokens = {"tokens": 40, "answer_tokens": 4, "longest": 20, "limit": 512}
+    found = {"findings": [mail], "tokens": tokens, "model_problem": None, "refusal": None}
+    asked = []
+
+    def serve(screen, op, **arguments):
+        asked.append((op, RunConfig.from_json(arguments["config"])))
+        return found
+
+    monkeypatch.setattr(cli, "_serve", serve)
+    code, out, err = run(capsysbinary, "data", str(csv), "--model", "starter", "--json")
+    document = json.loads(out)
+    assert (code, document["examples"], document["check"]) == (0, 2, found)
+    assert "warning: row 3: Possible. Look." in err
+    assert "512 are kept" in err
+    assert asked[0][0] == "health"
+    assert (asked[0][1].model, asked[0][1].data.path) == ("starter", str(csv))

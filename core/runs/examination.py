@@ -12,7 +12,7 @@ from core.data.health.report import MOST_LISTED, Tick
 from core.data.split import split
 from core.data.trainable import nothing_to_learn
 from core.data.types import Example
-from core.errors import StudioError
+from core.errors import ModelError, StudioError
 from core.events import Emit, PhaseChanged
 
 if TYPE_CHECKING:
@@ -51,7 +51,9 @@ def examination(config: RunConfig, examples: Sequence[Example], emit: Emit) -> d
     answer = {**report, "tokens": None, "refusal": None, "model_problem": missing}
     if chat is not None:
         answer |= _lengths(config, chat, examples, part(0.5, 0.5))
-        answer["findings"] = [*answer["findings"], *answer.pop("cut")]
+        # what is too long is known to the token now, not by a rule of thumb
+        told = [f for f in answer["findings"] if f["code"] != "health.long"]
+        answer["findings"] = [*told, *answer.pop("cut")]
         answer["tokens"]["control"] = control
     return answer
 
@@ -61,7 +63,14 @@ def _chat(model: str) -> ChatFormat:
     from core.modelload import load_tokenizer
     from core.models import ensure_local, resolve
 
-    return ChatFormat.of(load_tokenizer(ensure_local(resolve(model))))
+    info = resolve(model)
+    if not info.ready:  # a look at a class is no reason to convert or to download a model
+        raise ModelError(
+            "The chosen model is not ready on this computer yet.",
+            action="Lengths are counted once a plan was made with it.",
+            code="model.not_ready",
+        )
+    return ChatFormat.of(load_tokenizer(ensure_local(info)))
 
 
 def _lengths(

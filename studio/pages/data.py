@@ -1,7 +1,8 @@
-"""Step 2: the class's questions and answers: choose, look, correct, edit."""
+"""Step 2: the class's questions and answers: choose, look, correct, mend, edit, keep versions."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ from studio.api import Downloads
 from studio.backend import Backend
 from studio.library import SAMPLES
 from studio.markup import Markup, banner, choice, empty, findings, join, section, tag
+from studio.pages import data_parts as parts
 from studio.pages.common import QUIET, footer, head, on_enter, script, show
 from studio.text import Words
+from studio.workbench import LEFT_OUT, Bench
 
 ENCODINGS = ("utf-8", "utf-16", "gb18030", "big5", "shift_jis", "cp1252", "latin-1")
 FILE_TYPES = (".csv", ".tsv", ".txt", ".xlsx", ".xls", ".json", ".jsonl")
-MAX_ROWS_SHOWN = 2000
+MAX_ROWS_SHOWN = 500
+ALL = "all"
 
 
 def build(backend: Backend, words: Words, downloads: Downloads) -> None:
@@ -29,146 +33,416 @@ def build(backend: Backend, words: Words, downloads: Downloads) -> None:
     enter = on_enter("data")
     with gr.Row(elem_classes="side"):
         with gr.Column(min_width=0):
+            samples, upload = _sources(words)
+            reading, menus = _reading(words)
+        with gr.Column(min_width=0):
             with gr.Column(elem_classes="card"):
-                show(section(words("data.samples"), words("data.samples_hint")))
-                samples = show(js_on_load=script("choices", "choose"), elem_id="sample-choices")
-            with gr.Column(elem_classes="card"):
-                show(section(words("data.upload"), words("data.upload_hint")))
-                upload = gr.File(
-                    label=words("data.file"),
-                    file_types=list(FILE_TYPES),
-                    height=130,
-                    elem_id="upload",
+                refusal = show(elem_id="data-refusal")
+                summary = show(elem_id="data-summary")
+                press = script("press", "press")
+                found = show(elem_id="data-findings", js_on_load=press)
+                health = show(elem_id="data-health", js_on_load=press)
+            editor = Editor(words)
+            with gr.Column(elem_classes="card", visible=False) as measured:
+                lengths = show(elem_id="data-lengths")
+            with gr.Column(elem_classes="card", visible=False) as kept:
+                show(section(words("versions.title"), words("versions.hint")))
+                history = show(elem_id="data-versions", js_on_load=press)
+                difference = show(elem_id="data-difference")
+    footer(words, "data", back="model", forward="plan")
+
+    page = Page(backend, words)
+    shown = [refusal, samples, summary, found, reading, *menus, kept, history, difference]
+    shown += editor.parts
+    checked = [health, measured, lengths, editor.only]
+    refresh_rail = "() => Studio.refresh()"
+
+    def changes(event: Any, *, rail: bool = False) -> None:
+        """What to do after the class was changed: the check, and the rail."""
+        event.then(page.check, None, checked, **QUIET)
+        if rail:
+            event.then(None, js=refresh_rail)
+
+    changes(enter.enter(page.view, None, shown, **QUIET))
+    changes(samples.choose(page.choose_sample, None, shown, **QUIET), rail=True)
+    changes(upload.upload(page.take_upload, upload, shown, **QUIET), rail=True)
+    for menu in menus:
+        changes(menu.input(page.read_as, menus, shown, **QUIET))
+    for place in (found, health):
+        changes(place.press(page.mend, None, shown, **QUIET))
+    changes(history.press(page.handle_version, None, shown, **QUIET))
+    filters = [editor.search, editor.only]
+    gr.on([editor.search.submit, editor.only.input], page.rows, filters, editor.parts, **QUIET)
+    table = [editor.view, editor.rows]
+    # an edit made while another is on its way is sent after it, and never dropped
+    last: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": 1}
+    editor.rows.input(page.edited, table, editor.state, **QUIET, **last)
+    editor.add.click(page.add_row, filters, editor.parts, **QUIET)
+    changes(editor.undo.click(page.undo, None, shown, **QUIET))
+    changes(editor.save.click(page.save, table, shown, **QUIET))
+
+
+def _sources(words: Words) -> tuple[gr.HTML, gr.File]:
+    """Add where a class comes from."""
+    with gr.Column(elem_classes="card"):
+        show(section(words("data.samples"), words("data.samples_hint")))
+        samples = show(js_on_load=script("choices", "choose"), elem_id="sample-choices")
+    with gr.Column(elem_classes="card"):
+        show(section(words("data.upload"), words("data.upload_hint")))
+        upload = gr.File(
+            label=words("data.file"), file_types=list(FILE_TYPES), height=130, elem_id="upload"
+        )
+        show(parts.templates(words))
+    return samples, upload
+
+
+def _reading(words: Words) -> tuple[gr.Column, list[gr.Dropdown]]:
+    """Add how a file is read."""
+    with gr.Column(elem_classes="card", visible=False) as reading:
+        show(section(words("data.reading"), words("data.reading_hint")))
+        names = ("sheet", "question", "answer", "encoding")
+        menus = [gr.Dropdown([], label=words(f"data.{name}"), interactive=True) for name in names]
+    return reading, menus
+
+
+class Editor:
+    """The parts of the row editor.
+
+    Attributes:
+        parts: what a new class fills, in the order of :meth:`Page.editor`.
+        state: what changes with an edit: what is said, and the buttons.
+    """
+
+    def __init__(self, words: Words) -> None:
+        """Lay the parts out."""
+        with gr.Column(elem_classes="card", visible=False) as self.card:
+            show(section(words("data.rows"), words("data.rows_hint")))
+            self.view = gr.State(0)
+            with gr.Row(elem_classes="inline-row"):
+                self.search = gr.Textbox(
+                    label=words("data.search"),
+                    placeholder=words("data.search_hint"),
+                    max_lines=1,
+                    elem_id="rows-search",
                 )
-            with gr.Column(elem_classes="card", visible=False) as reading:
-                show(section(words("data.reading"), words("data.reading_hint")))
-                sheet = gr.Dropdown([], label=words("data.sheet"), interactive=True)
-                question = gr.Dropdown([], label=words("data.question"), interactive=True)
-                answer = gr.Dropdown([], label=words("data.answer"), interactive=True)
-                encoding = gr.Dropdown([], label=words("data.encoding"), interactive=True)
-        with gr.Column(elem_classes="card", min_width=0):
-            refusal = show(elem_id="data-refusal")
-            summary = show(elem_id="data-summary")
-            found = show(elem_id="data-findings")
-            rows = gr.Dataframe(
-                label=words("data.rows_hint"),
+                self.only = gr.Dropdown(
+                    [(words("data.all_rows"), ALL)],
+                    value=ALL,
+                    label=words("data.only"),
+                    interactive=True,
+                    elem_id="rows-only",
+                )
+            self.count = show(elem_id="rows-count")
+            self.rows = gr.Dataframe(
+                label=words("data.rows"),
                 interactive=True,
                 datatype="str",
                 type="array",
                 wrap=True,
-                column_widths=["31%", "61%"],
-                visible=False,
-                show_row_numbers=True,
-                show_label=True,
+                show_label=False,
                 max_height=520,
+                static_columns=[0],
                 buttons=["fullscreen"],
                 elem_id="rows",
             )
-            with gr.Row(elem_classes="nav-row", visible=False) as editing:
-                said = show(elem_id="edit-said")
-                add = gr.Button(words("data.add"), elem_id="rows-add")
-                undo = gr.Button(words("data.undo"), interactive=False, elem_id="rows-undo")
-                save = gr.Button(words("data.save"), interactive=False, elem_id="rows-save")
-    footer(words, "data", back="model", forward="plan")
+            show(parts.download_line(words), elem_id="rows-download")
+            with gr.Row(elem_classes="nav-row"):
+                self.said = show(elem_id="edit-said")
+                self.add = gr.Button(words("data.add"), elem_id="rows-add")
+                self.undo = gr.Button(words("data.undo"), interactive=False, elem_id="rows-undo")
+                self.save = gr.Button(words("data.save"), interactive=False, elem_id="rows-save")
+        self.state = [self.said, self.undo, self.save]
+        self.parts = [self.card, self.view, self.count, self.rows, *self.state, self.search]
+        self.parts.append(self.only)
 
-    shown = [
-        refusal,
-        samples,
-        summary,
-        found,
-        rows,
-        editing,
-        reading,
-        sheet,
-        question,
-        answer,
-        encoding,
-    ]
-    menus = [sheet, question, answer, encoding]
 
-    def view() -> list[Any]:
-        return _view(draft.load(), words)
+class Page:
+    """What the page does; every method returns the values of the parts it is wired to."""
 
-    def choose_sample(event: gr.EventData) -> list[Any]:
+    def __init__(self, backend: Backend, words: Words) -> None:
+        """Work on the draft's class."""
+        self.backend, self.words, self.desk = backend, words, backend.desk
+
+    # --- choosing and reading
+
+    def view(self, said: str = "", search: str = "", only: str = ALL) -> list[Any]:
+        """Return the values of all parts for the draft's class."""
+        config, words = draft.load(), self.words
+        if not config.data.path:
+            nothing = empty(words("data.none"), words("data.none_text"))
+            hidden = [gr.Column(visible=False), *_no_menus(), gr.Column(visible=False), "", ""]
+            return ["", _samples("", words), nothing, "", *hidden, *self._no_rows()]
+        try:
+            result = library.read(config.data, config.name)
+            bench = self.desk.bench(config)
+            entries = self.desk.history(config)
+        except StudioError as error:
+            refused = _refusal(config.name, words.error(error), words)
+            same = [gr.skip()] * 5  # the menus stay, so that the choice can be corrected
+            hidden = [gr.Column(visible=False), "", ""]
+            return [refused, _samples("", words), "", "", *same, *hidden, *self._no_rows()]
+        return [
+            "",
+            _samples(library.is_sample(config), words),
+            _summary(config.name, result, words),
+            parts.reading(result.problems, len(_left_out(result)), words),
+            gr.Column(visible=True),
+            *_menus(result, config, words),
+            gr.Column(visible=True),
+            parts.history(entries, "", words),
+            "",
+            *self.editor(config, bench, result, search=search, only=only, said=said),
+        ]
+
+    def choose_sample(self, event: gr.EventData) -> list[Any]:
+        """Take a sample class."""
         library.choose_sample(str(event.id))
-        return view()
+        return self.view()
 
-    def take_upload(path: str | None) -> list[Any]:
+    def take_upload(self, path: str | None) -> list[Any]:
+        """Take a teacher's file, or say why it cannot be used."""
         if path is None:
-            return [gr.skip()] * len(shown)
+            return self._unchanged()
         label = Path(path).name
         try:
             kept, clean = library.keep_upload(Path(path), label)
             library.read(DataConfig(path=str(kept)), clean)
-        except StudioError as error:
-            refused = _refusal(label, words.error(error), words)
-            return [refused, *[gr.skip()] * (len(shown) - 1)]  # what was chosen stays as it was
+        except StudioError as error:  # what was chosen stays as it was
+            return [_refusal(label, self.words.error(error), self.words), *self._unchanged()[1:]]
         library.choose(kept, clean)
-        return view()
+        return self.view()
 
-    def read_as(*chosen: str) -> list[Any]:
+    def read_as(self, *chosen: str) -> list[Any]:
+        """Read the file with other columns, another sheet or another encoding."""
         names = ("sheet", "question", "answer", "encoding")
         before = draft.load()
         settings = {n: (c or "") for n, c in zip(names, chosen, strict=True)}
         if settings["sheet"] != before.data.sheet:  # columns of another sheet mean nothing here
             settings |= {"question": "", "answer": ""}
         draft.change(**{f"data__{name}": value for name, value in settings.items()})
-        return view()
+        return self.view()
 
-    def save_rows(table: list[list[Any]]) -> list[Any]:
+    # --- the check
+
+    def check(self) -> Iterator[list[Any]]:
+        """Check the class in the service process, and say how far it is."""
+        config, words = draft.load(), self.words
+        if not config.data.path:
+            yield ["", gr.Column(visible=False), "", gr.skip()]
+            return
+        task = self.backend.health(config)
+        for now in task.follow():
+            if task.unwanted:
+                return  # another class was chosen meanwhile, and is checked instead
+            if not now.finished:
+                yield [parts.checking(now, words), *[gr.skip()] * 3]
+        if task.error or task.result is None:
+            error = task.error or StudioError("", code="task.lost")
+            try:
+                problems = library.read(config.data, config.name).problems
+            except StudioError:
+                problems = ()
+            yield [parts.failed(error, problems, words), gr.Column(visible=False), "", gr.skip()]
+            return
+        model = library.model_title(self.backend.models(), config.model)
+        yield [
+            section(words("health.title")) + parts.health(task.result, words),
+            gr.Column(visible=True),
+            parts.lengths(task.result, model, words),
+            gr.Dropdown(choices=self._choices(task.result)),
+        ]
+
+    def _report(self, config: RunConfig) -> Mapping[str, Any]:
+        """Return what the check of the draft's class has found so far."""
+        return self.backend.health(config).result or {}
+
+    def _choices(self, report: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Return the findings by which rows can be filtered."""
+        found = [
+            (f"{parts.title_of(problem.code, self.words)} ({count})", problem.code)
+            for problem, count in parts.found_problems(report)
+        ]
+        everything = (self.words("data.all_rows"), ALL)
+        return [everything, (parts.title_of(LEFT_OUT, self.words), LEFT_OUT), *found]
+
+    def _places(self, config: RunConfig, code: str) -> list[str]:
+        """Return the rows that a finding concerns."""
+        if code == LEFT_OUT:
+            return _left_out(library.read(config.data, config.name))
+        found = self._report(config).get("findings", ())
+        return next((list(f["rows"]) for f in found if f["code"] == code), [])
+
+    def mend(self, event: gr.EventData) -> list[Any]:
+        """Mend a finding, or show its rows."""
+        what, _, code = str(event.id).partition(":")
         config = draft.load()
         try:
-            library.save_rows(config, table)
+            places = self._places(config, code)
+            if what == "show" or not places:
+                return self.view(only=code if places else ALL)
+            tokens = self._report(config).get("tokens") or {}
+            self.desk.fix(config, code, places, tokens)
+        except (StudioError, KeyError) as error:
+            return self._complain(error)
+        return self.view(said=self._chip("good", "data.saved"))
+
+    # --- rows
+
+    def rows(self, search: str, only: str) -> list[Any]:
+        """Show the rows that hold a text and have a finding."""
+        config = draft.load()
+        if not config.data.path:
+            return self._no_rows()
+        result, bench = library.read(config.data, config.name), self.desk.bench(config)
+        return self.editor(config, bench, result, search=search or "", only=only or ALL)
+
+    def editor(
+        self,
+        config: RunConfig,
+        bench: Bench,
+        result: ReadResult,
+        *,
+        search: str = "",
+        only: str = ALL,
+        said: str = "",
+    ) -> list[Any]:
+        """Return the values of the editor's parts."""
+        words, version = self.words, bench.version
+        wanted = None if only == ALL else set(self._places(config, only))
+        at = [
+            i
+            for i, (where, row) in enumerate(zip(version.where, version.rows, strict=True))
+            if (wanted is None or where in wanted) and _holds(row, where, search)
+        ]
+        listed = at[:MAX_ROWS_SHOWN]
+        number = bench.show([version.where[i] for i in listed])
+        table = gr.Dataframe(
+            value=[[words.place(version.where[i]), *version.rows[i]] for i in listed],
+            headers=[words("data.row"), *version.columns],
+            column_widths=_widths(len(version.columns)),
+            interactive=bool(version.columns),
+        )
+        count = words("data.shown", n=len(listed), of=len(at), total=len(version.rows))
+        return [
+            gr.Column(visible=True),
+            number,
+            tag("p", count, class_="quiet"),
+            table,
+            *self._state(config, bench, said),
+            search,
+            gr.Dropdown(choices=self._choices(self._report(config)), value=only),
+        ]
+
+    def _state(self, config: RunConfig, bench: Bench, said: str = "") -> list[Any]:
+        """Return what is said beside the buttons, and the buttons, usable or not."""
+        changed = bench.changed
+        can_undo = changed or self.desk.before(config) is not None
+        said = self._chip("warn", "data.changed") if changed else said
+        save = gr.Button(interactive=changed, variant="primary" if changed else "secondary")
+        return [said, gr.Button(interactive=can_undo), save]
+
+    def _chip(self, tone: str, key: str) -> Markup:
+        return tag("span", self.words(key), class_=f"chip {tone}")
+
+    def edited(self, view: int, table: list[list[Any]]) -> list[Any]:
+        """Take over the rows as they are in the browser now."""
+        config = draft.load()
+        try:
+            self._take(config, view, table)
         except StudioError as error:
-            return [*[gr.skip()] * len(shown), findings(words.error(error), words), *_switch(True)]
-        return [*view(), tag("span", words("data.saved"), class_="chip good"), *_switch(False)]
+            return [findings(self.words.error(error), self.words), gr.skip(), gr.skip()]
+        return self._state(config, self.desk.bench(config))
 
-    def edited() -> list[Any]:
-        # Only now can be saved: the change has reached us, however fast the next click is.
-        return [tag("span", words("data.changed"), class_="chip warn"), *_switch(True)]
+    def _take(self, config: RunConfig, view: int, table: list[list[Any]]) -> None:
+        bench = self.desk.bench(config)
+        places = [*bench.version.where, *bench.shown]
+        bench.take(view, table, {self.words.place(where): where for where in places})
 
-    def add_row(table: list[list[Any]]) -> list[Any]:
-        return [[*table, [""] * len(table[0])] if table else gr.skip(), *edited()]
+    def add_row(self, search: str, only: str) -> list[Any]:
+        """Add an empty row, and show it."""
+        self.desk.bench(draft.load()).add()
+        return self.rows("", ALL)
 
-    refresh_rail = "() => Studio.refresh()"
-    enter.enter(view, None, shown, **QUIET)
-    samples.choose(choose_sample, None, shown, **QUIET).then(None, js=refresh_rail)
-    upload.upload(take_upload, upload, shown, **QUIET).then(None, js=refresh_rail)
-    for menu in menus:
-        menu.input(read_as, menus, shown, **QUIET)
-    rows.input(edited, None, [said, undo, save], **QUIET)
-    add.click(add_row, rows, [rows, said, undo, save], **QUIET)
-    undo.click(lambda: [*view(), "", *_switch(False)], None, [*shown, said, undo, save], **QUIET)
-    save.click(save_rows, rows, [*shown, said, undo, save], **QUIET)
+    def undo(self) -> list[Any]:
+        """Take back the last edit or the last version."""
+        try:
+            self.desk.undo(draft.load())
+        except StudioError as error:
+            return self._complain(error)
+        return self.view()
+
+    def save(self, view: int, table: list[list[Any]]) -> list[Any]:
+        """Keep the rows, as they are in the browser now, as a version."""
+        try:
+            self._take(draft.load(), view, table)
+            self.desk.save(draft.load())
+        except StudioError as error:
+            return self._complain(error)
+        return self.view(said=self._chip("good", "data.saved"))
+
+    # --- versions
+
+    def handle_version(self, event: gr.EventData) -> list[Any]:
+        """Use, compare or delete a version."""
+        what, _, version_id = str(event.id).partition(":")
+        config = draft.load()
+        try:
+            if what == "use":
+                self.desk.choose(config, version_id)
+            elif what == "compare":
+                return self._compared(config, version_id)
+            elif what == "really":
+                self.desk.delete(config, version_id, self.backend.runs())
+            entries = self.desk.history(draft.load())
+        except StudioError as error:
+            return self._complain(error)
+        if what == "delete":
+            return self._only_history(parts.history(entries, version_id, self.words), "")
+        return self.view()
+
+    def _compared(self, config: RunConfig, version_id: str) -> list[Any]:
+        entry = self.desk.entry(config, version_id)
+        found = self.desk.compare(config, version_id)
+        words = self.words
+        number = entry.kept.number if entry.kept else 0
+        title = words("versions.number", n=number) if number else words("versions.original")
+        columns = self.desk.bench(config).version.columns
+        shown = parts.differences(title, found, columns, words)
+        return self._only_history(gr.skip(), shown)
+
+    # --- values that leave parts as they are
+
+    def _unchanged(self) -> list[Any]:
+        return [gr.skip()] * (12 + 9)
+
+    def _complain(self, error: Exception) -> list[Any]:
+        """Say what went wrong where the rows are; nothing else changes."""
+        values = self._unchanged()
+        known = error if isinstance(error, StudioError) else StudioError("", code="error.request")
+        said = self.words.error(known) if isinstance(error, StudioError) else []
+        shown = findings(said, self.words) or banner("bad", self.words("error.request"))
+        values[0] = shown
+        return values
+
+    def _only_history(self, history: Any, difference: Any) -> list[Any]:
+        values = self._unchanged()
+        values[10:12] = [history, difference]
+        return values
+
+    def _no_rows(self) -> list[Any]:
+        return [gr.Column(visible=False), 0, "", gr.skip(), "", *[gr.skip()] * 4]
 
 
-def _switch(on: bool) -> list[Any]:
-    """Return the buttons for edited rows, usable or not."""
-    save = gr.Button(interactive=on, variant="primary" if on else "secondary")
-    return [gr.Button(interactive=on), save]
+def _left_out(result: ReadResult) -> list[str]:
+    """Return the places of rows of which nothing is learned."""
+    learned = {example.where for example in result.examples}
+    return [where for where in result.row_where if where not in learned]
 
 
-def _view(config: RunConfig, words: Words) -> list[Any]:
-    """Return the values of all parts for the draft's data."""
-    if not config.data.path:
-        nothing = empty(words("data.none"), words("data.none_text"))
-        return ["", _samples("", words), nothing, "", *_no_table(), *_no_menus()]
-    try:
-        result = library.read(config.data, config.name)
-    except StudioError as error:
-        refused = _refusal(config.name, words.error(error), words)
-        menus = [gr.skip()] * 5  # the menus stay, so that the choice can be corrected
-        return [refused, _samples("", words), "", "", *_no_table(), *menus]
-    found = findings(result.problems, words) if result.problems else ""
-    return [
-        "",
-        _samples(library.is_sample(config), words),
-        _summary(config.name, result, words),
-        found,
-        *_table(result),
-        gr.Column(visible=True),
-        *_menus(result, config, words),
-    ]
+def _holds(row: tuple[str, ...], where: str, search: str) -> bool:
+    """Say whether a row holds a text, or is the row of that number."""
+    text = search.strip().casefold()
+    return not text or where.endswith(f" {text}") or any(text in c.casefold() for c in row)
 
 
 def _refusal(label: str, problems: list[Problem], words: Words) -> Markup:
@@ -198,26 +472,10 @@ def _summary(label: str, result: ReadResult, words: Words) -> Markup:
     return section(label) + tag("div", chips, class_="chips")
 
 
-def _table(result: ReadResult) -> list[Any]:
-    editable = bool(result.columns) and len(result.rows) <= MAX_ROWS_SHOWN
-    table = gr.Dataframe(
-        value=[list(row) for row in result.rows[:MAX_ROWS_SHOWN]],
-        headers=list(result.columns),
-        visible=bool(result.rows),
-        interactive=editable,
-        column_widths=_widths(len(result.columns)),
-        wrap=True,
-    )
-    return [table, gr.Row(visible=editable)]
-
-
 def _widths(columns: int) -> list[str | int]:
     """Answers get the room of two questions; many columns share alike."""
-    return ["31%", "61%"] if columns == 2 else [f"{92 / max(1, columns):.0f}%"] * columns
-
-
-def _no_table() -> list[Any]:
-    return [gr.Dataframe(visible=False), gr.Row(visible=False)]
+    rest = ["31%", "53%"] if columns == 2 else [f"{84 / max(1, columns):.0f}%"] * columns
+    return ["13%", *rest]
 
 
 def _menus(result: ReadResult, config: RunConfig, words: Words) -> list[Any]:
@@ -235,4 +493,4 @@ def _menus(result: ReadResult, config: RunConfig, words: Words) -> list[Any]:
 
 
 def _no_menus() -> list[Any]:
-    return [gr.Column(visible=False), *(gr.Dropdown() for _ in range(4))]
+    return [gr.Dropdown() for _ in range(4)]

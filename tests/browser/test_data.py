@@ -1,5 +1,6 @@
 """Class data in the browser: bad files explained, good ones corrected and edited."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,10 +99,38 @@ def test_rows_can_be_edited_and_saved_as_a_new_version(
     page.keyboard.press("ControlOrMeta+a")
     page.keyboard.type("A better answer")
     page.keyboard.press("Enter")
-    page.get_by_role("button", name="Save changes").click()
+    page.get_by_role("button", name="Save as a new version").click()
     expect(page.locator("#edit-said")).to_contain_text("Saved")
     page.reload()
-    expect(page.get_by_test_id("cell-4-1")).to_contain_text("A better answer")
+    expect(page.get_by_test_id("cell-4-2")).to_contain_text("A better answer")
+    expect(page.locator("#data-versions")).to_contain_text("rows edited: 1")
+
+
+def test_a_finding_is_mended_by_one_click_and_taken_back(
+    studio: Studio, new_page: Callable[..., Page], tmp_path: Path
+) -> None:
+    page = new_page()
+    open_data(studio, page)
+    file = tmp_path / "mail.csv"
+    rows = "".join(f"Question {n}?,Answer {n}\n" for n in range(9))
+    file.write_text(f"question,answer\n{rows}Who?,Write to anna@example.org\n", "utf-8")
+    upload(page, file)
+    finding = page.locator("#data-health li", has_text="Possible personal data found")
+    expect(finding).to_contain_text("row 11")
+    expect(page.locator("#data-lengths [role=img]")).to_be_visible()
+    finding.get_by_role("button", name="Show rows").click()
+    expect(page.locator("#rows-count")).to_contain_text("1 of 1 that fit")
+    finding.get_by_role("button", name="Black it out").click()
+    expect(page.locator("#rows")).to_contain_text("Write to [e-mail]")
+    expect(page.locator("#data-versions")).to_contain_text("E-mail addresses")
+    expect(page.locator("#data-health")).not_to_contain_text("Possible personal data found")
+    page.locator("#data-versions").get_by_role("button", name="Compare").click()
+    expect(page.locator("#data-difference")).to_contain_text("changed: 1")
+    if shots := os.environ.get("STUDIO_SHOTS"):
+        page.screenshot(path=f"{shots}/data-health.png", full_page=True)
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator("#rows")).to_contain_text("anna@example.org")
+    expect(finding).to_be_visible()
 
 
 def test_text_from_a_file_never_becomes_markup(

@@ -90,6 +90,7 @@ def test_what_is_blacked_out_leaves_the_words_around_it() -> None:
         "mail [e-mail] or [e-mail]!"
     )
     assert masked("Hello, my name is Anna Schmidt.", "health.name") == "Hello, my name is [name]."
+    assert masked("她出生于2012年3月4日。", "health.birth_date") == "她[birth date]。"
     assert masked("护照号码：E12345678，请看", "health.national_id") == "护照号码：[id]，请看"
     assert masked("id 11010519491231002X and 110105194912310021", "health.resident_id") == (
         "id [id] and 110105194912310021"

@@ -34,8 +34,6 @@ FIXES: dict[str, str] = {
     "text.control": TAKE_OUT,
     "tokens.truncated": SHORTEN,
     "tokens.no_room": LEAVE_OUT,
-    "table.no_question": LEAVE_OUT,
-    "table.no_answer": LEAVE_OUT,
 }
 _ROWS_GO = (LEAVE_OUT, KEEP_FIRST)
 _MEND: dict[str, Callable[[str], str]] = {

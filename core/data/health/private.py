@@ -19,7 +19,9 @@ _SECRET_SIGNS = (
     *("sk-", "hf_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "akia", "aiza", "xox"),
     *("glpat-", "eyj", "private key", "pass", "pwd", "密码", "口令"),
 )
-_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{2,63})+", re.ASCII)
+_EMAIL = re.compile(
+    r"(?<![\w.+-])(?=[.+-]*\w)[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{2,63})+", re.ASCII
+)
 _PHONE = re.compile(
     r"(?<![\w.+])(?:\+\d{1,3}(?:[ ()./-]{0,2}\d){9,12}|1[3-9]\d{9}|\(?\d{3}\)?[ -]\d{3}-\d{4}"
     r"|(?:tel|phone|mobile|电话|手机)\w{0,4}[.:： ]{1,3}\d(?:[ ()/-]{0,2}\d){5,12})(?!\d)",
@@ -43,7 +45,8 @@ _STUDENT = re.compile(
     re.IGNORECASE,
 )
 _BORN = re.compile(
-    r"(?:born|birth|geburt|geboren|出生|生日)[^\n]{0,20}?(?:19[3-9]|20[0-4])\d[-./年]\d{1,2}",
+    r"(?:born|birth|geburt|geboren|出生|生日)[^\n]{0,20}?(?:19[3-9]|20[0-4])\d[-./年]\d{1,2}"
+    r"(?:[-./月]\d{1,2})?[日月]?",
     re.IGNORECASE,
 )
 _ACCOUNT = re.compile(
