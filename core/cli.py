@@ -100,6 +100,12 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pairs", action="store_true", help="read it as pairs of questions with a label"
     )
+    parser.add_argument(
+        "--import",
+        dest="into",
+        metavar="DIR",
+        help="import a large CSV, TSV, JSONL or Parquet file into this folder, for --data DIR",
+    )
     _add_reading(parser)
     parser.add_argument("--sheet", default="", help="sheet of a workbook")
     parser.add_argument("--encoding", default="", help="text encoding; empty: recognised")
@@ -320,11 +326,31 @@ def data(options: argparse.Namespace, screen: Screen) -> Outcome:
     if options.pairs:
         return _pair_data(path, options, screen)
     mapped = options.map or {}
+    if options.into:
+        return _import(path, Path(options.into).expanduser(), mapped, options, screen)
     result = read_isolated(path, sheet=options.sheet, encoding=options.encoding, **mapped)
     screen.say(f"{path.name}: {result.format}, {len(result.examples)} examples")
     for problem in result.problems:
         screen.say(f"{problem.severity}: {problem.sentence()}")
     return 0, result.to_json()
+
+
+def _import(
+    path: Path, to: Path, mapped: dict[str, str], options: argparse.Namespace, screen: Screen
+) -> Outcome:
+    from core.data.ingest import large
+    from core.data.ingest.stream import Progress
+
+    def show(progress: Progress) -> None:
+        share = 100 * progress.done / max(1, progress.total)
+        left = f"{progress.rate:,.0f} rows a second, {progress.seconds_left:.0f} s left"
+        screen.progress(f"importing {share:3.0f} % ({progress.rows:,} rows, {left})")
+
+    found = large.import_isolated(path, to, encoding=options.encoding, progress=show, **mapped)
+    screen.say(f"{path.name}: {found.about.format}, {found.about.examples} examples in {to.name}")
+    for problem in found.about.problems:
+        screen.say(f"{problem.severity}: {problem.sentence()}")
+    return 0, large.summary(found.about)
 
 
 def _pair_data(path: Path, options: argparse.Namespace, screen: Screen) -> Outcome:
