@@ -21,6 +21,7 @@ from core.config import RunConfig, parse_size
 from core.errors import ConfigError, StudioError
 from core.home import home
 from core.modelcheck import is_shape
+from core.recipe import load_settings
 from core.runs.attached import prepare_folder, run_attached
 from core.runs.explain import error_document, explain
 from core.runs.service import Service, ServiceError
@@ -127,7 +128,11 @@ def _add_pairs(parser: argparse.ArgumentParser) -> None:
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     """Add an option for every field of the configuration, with its help and unit."""
-    parser.add_argument("--config", metavar="FILE", help="saved settings; options go before them")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="saved settings, or a recipe in YAML; options go before them",
+    )
     parser.add_argument("--data", metavar="FILE", help="the class file", default=None)
     parser.add_argument(
         "--budget", metavar="SIZE", help="memory of the training process, e.g. 900MB or 1.5GB"
@@ -228,7 +233,12 @@ def configure(options: argparse.Namespace) -> RunConfig:
     Raises:
         ConfigError: a setting is wrong, or there is no data.
     """
-    tree = RunConfig.load(Path(options.config)).to_json() if options.config else {}
+    tree: Document = {}
+    if options.config:
+        config, told = load_settings(Path(options.config))
+        tree = config.to_json()
+        for problem in told:
+            Screen().say(f"{problem.severity}: {problem.sentence()}")
     given = {path: getattr(options, path) for path, _, _ in settings()}
     given |= {"data.path": options.data, **_reading(options.map)}
     if options.budget is not None:
