@@ -104,7 +104,7 @@ def _leaves(node: Any, path: Path, prefix: str, depth: int) -> dict[str, str]:
 
 def _value(key: str, text: str, kind: Any) -> tuple[Any, str]:
     """Return a value of the type, and a note if YAML would have read something else."""
-    said = f"{key}: {text!r} was read as"
+    said = f"{text!r} was read as"
     if kind is bool and text.casefold() in _WORDS:
         return _WORDS[text.casefold()], ""
     try:
@@ -128,7 +128,8 @@ def _value(key: str, text: str, kind: Any) -> tuple[Any, str]:
 
 
 def _note(where: str, what: str) -> Problem:
-    return Problem(where=where[:80], what=what, action="", severity="warning", code="cli.recipe_note")
+    where = where[:80]
+    return Problem(where=where, what=what, action="", severity="warning", code="cli.recipe_note")
 
 
 def _no_recipe(path: Path, reason: str) -> ConfigError:

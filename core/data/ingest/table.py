@@ -89,7 +89,7 @@ class More:
         """Go on where :func:`make_table` ended; arguments as there."""
         self.columns, self.findings = table.columns, findings
         self.encoding, self.delimiter = encoding, delimiter
-        self.header = [c.strip() for c in table.columns]
+        self.header = list(table.columns)
 
     def add(self, row: Row) -> Row | None:
         """Return a row as the table holds it; ``None`` if it is blank or the header again."""
@@ -97,7 +97,7 @@ class More:
         if not used and not row.left_out:
             return None
         row = _cleaned(row, self.findings, self.encoding)
-        if [c.strip() for c in row.cells[:used]] == self.header[:used] and used > 1:
+        if [" ".join(c.split()) for c in row.cells[:used]] == self.header:
             self.findings.add("table.header_again", row.where)
             return None
         return _square(row, self.columns, self.findings, self.delimiter)
@@ -229,7 +229,8 @@ def _without_headers(rows: list[Row], names: Sequence[str], findings: Findings) 
     header = [c.strip() for c in names if c.strip()]
     kept = []
     for row in rows:
-        if row.cells[0] == names[0] and [c.strip() for c in row.cells if c.strip()] == header:
+        same = row.cells[0].strip() == names[0].strip()
+        if same and [c.strip() for c in row.cells if c.strip()] == header:
             findings.add("table.header_again", row.where)
         else:
             kept.append(row)

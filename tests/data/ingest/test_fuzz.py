@@ -8,11 +8,9 @@ import zipfile
 from pathlib import Path
 
 import openpyxl
-import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from pyarrow import parquet
 
 from core.data.edit import Version, to_csv, to_xlsx
 from core.data.ingest import large, read_file, stream
@@ -121,8 +119,8 @@ def test_any_table(tmp_path: Path, rows: list[list[str]]) -> None:
 def test_any_workbook(tmp_path: Path, rows: list[list[str]], data: st.DataObject) -> None:
     book = openpyxl.Workbook()
     for row in rows:
-        book.active.append([f"'{c}" if c.startswith("=") else _in_xml(c) for c in row])
-    for _ in range(data.draw(st.integers(0, 2))):
+        book.active.append([*map(_in_xml, row)])
+    if data.draw(st.booleans()):
         a, b = sorted(data.draw(st.tuples(st.integers(1, 6), st.integers(1, 6))))
         book.active.merge_cells(start_row=a, end_row=b, start_column=1, end_column=2)
     book.save(tmp_path / "class.xlsx")
@@ -130,24 +128,23 @@ def test_any_workbook(tmp_path: Path, rows: list[list[str]], data: st.DataObject
 
 
 def _in_xml(text: str) -> str:
-    return "".join(
-        c for c in text if c >= " " and c not in "\ufffe\uffff" and not "\x7f" <= c <= "\x9f"
-    )
+    """Return a text without what a workbook cannot hold, and no formula."""
+    kept = "".join(c for c in text if c.isprintable() and c not in "\ufffe\uffff")
+    return f"'{kept}" if kept.startswith("=") else kept
 
 
 @pytest.fixture(scope="module")
-def packages() -> list[bytes]:
-    """Return a good workbook and a good Parquet file."""
-    version = Version(("question", "answer"), (("a?", "b"),) * 3, {}, ("",) * 3, (None,) * 3)
-    buffer = io.BytesIO()
-    parquet.write_table(pa.table({"question": ["a?"] * 9, "answer": ["b"] * 9}), buffer)
-    return [to_xlsx(version), buffer.getvalue()]
+def workbook() -> bytes:
+    """Return a good workbook; damaged Parquet files are read in a child only."""
+    mapping = {"question": "question", "answer": "answer"}
+    rows = (("a?", "b"),) * 3
+    return to_xlsx(Version(("question", "answer"), rows, mapping, ("",) * 3, (None,) * 3))
 
 
 @QUICK
 @given(st.data())
-def test_a_damaged_package(tmp_path: Path, packages: list[bytes], data: st.DataObject) -> None:
-    whole = bytearray(data.draw(st.sampled_from(packages)))
+def test_a_damaged_package(tmp_path: Path, workbook: bytes, data: st.DataObject) -> None:
+    whole = bytearray(workbook)
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(whole) - 1))
         whole[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
@@ -159,10 +156,10 @@ def test_a_damaged_package(tmp_path: Path, packages: list[bytes], data: st.DataO
 @QUICK
 @given(st.data())
 def test_damaged_xml_inside_a_workbook(
-    tmp_path: Path, packages: list[bytes], data: st.DataObject
+    tmp_path: Path, workbook: bytes, data: st.DataObject
 ) -> None:
     path = tmp_path / "class.xlsx"
-    with zipfile.ZipFile(io.BytesIO(packages[0])) as old, zipfile.ZipFile(path, "w") as new:
+    with zipfile.ZipFile(io.BytesIO(workbook)) as old, zipfile.ZipFile(path, "w") as new:
         names = old.namelist()
         broken = data.draw(st.sampled_from(names))
         for name in names:
