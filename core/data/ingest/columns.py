@@ -299,6 +299,8 @@ def _guess_pair(guess: _Guess) -> None:
         if part in guess.parts or (part == "answer" and "correct" in guess.parts):
             continue
         free = guess.free()
+        if part == "answer" and guess.sure.get("question", 0) < CONTAINED:
+            free = ["" if n == "a" else n for n in free]  # no answer without a question beside it
         exact = _exact(free, known)
         place = exact if exact is not None else _recognised(free, known)
         if place is not None:
