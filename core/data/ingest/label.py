@@ -9,7 +9,7 @@ from core.data.messages import data_error
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xlsm", ".xls", ".xlsb", ".ods",
             ".parquet", ".json", ".jsonl", ".ndjson",
-            ".html", ".htm")  # fmt: skip
+            ".html", ".htm", ".zip")  # fmt: skip
 ACCEPTED = "CSV, TSV, XLSX, XLS, ODS, JSON, JSONL and Parquet"
 LONGEST = 120  # characters of a label
 
