@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from core.config import DataConfig, RunConfig
+from core.data.ingest.label import SUFFIXES
 from core.data.types import ReadResult
 from core.errors import Problem, StudioError
 from studio import draft, library
@@ -19,7 +20,6 @@ from studio.pages.common import QUIET, footer, head, on_enter, script, show
 from studio.text import Words
 
 ENCODINGS = ("utf-8", "utf-16", "gb18030", "big5", "shift_jis", "cp1252", "latin-1")
-FILE_TYPES = (".csv", ".tsv", ".txt", ".xlsx", ".xls", ".json", ".jsonl")
 MAX_ROWS_SHOWN = 2000
 
 
@@ -36,7 +36,7 @@ def build(backend: Backend, words: Words, downloads: Downloads) -> None:
                 show(section(words("data.upload"), words("data.upload_hint")))
                 upload = gr.File(
                     label=words("data.file"),
-                    file_types=list(FILE_TYPES),
+                    file_types=list(SUFFIXES),
                     height=130,
                     elem_id="upload",
                 )

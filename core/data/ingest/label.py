@@ -8,8 +8,15 @@ import unicodedata
 from core.data.messages import data_error
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xlsm", ".xls", ".json", ".jsonl", ".ndjson",
-            ".html", ".htm")  # fmt: skip
-ACCEPTED = "CSV, TSV, XLSX, XLS, JSON and JSONL"
+            ".html", ".htm",
+            # questions (question_formats.py)
+            ".xml", ".qti", ".zip", ".imscc", ".gift", ".aiken", ".md", ".markdown", ".text",
+            ".apkg", ".colpkg", ".anki2", ".anki21", ".yml", ".yaml", ".docx", ".docm", ".pdf",
+            ".rmd", ".rnw")  # fmt: skip
+ACCEPTED = (
+    "CSV, TSV, XLSX, XLS, JSON, JSONL, Moodle XML, GIFT, Aiken, QTI, Anki packages, "
+    "Word documents (DOCX), Markdown, PDF and text"
+)
 LONGEST = 120  # characters of a label
 
 _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}

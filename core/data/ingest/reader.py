@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from core.data import health
-from core.data.ingest import conversations, delimited, html, json_text, workbook
+from core.data.ingest import (
+    conversations,
+    delimited,
+    html,
+    json_text,
+    question_formats,
+    workbook,
+)
 from core.data.ingest.encoding import Decoded, decode
 from core.data.ingest.label import clean_label, suffix_of
 from core.data.ingest.package import ole_kind
+from core.data.ingest.questions import question_rows
 from core.data.ingest.sniff import binary_kind, text_kind
 from core.data.ingest.table import Row, Table, learn, make_table
 from core.data.messages import Findings, data_error, problem
@@ -92,16 +101,20 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _read(source: Source, findings: Findings) -> ReadResult:
-    kind = binary_kind(source.data)
+    kind = question_formats.binary_kind(source.data) or binary_kind(source.data)
     text = None
-    if kind == "zip":
+    if kind in question_formats.FORMATS:
+        pass
+    elif kind == "zip":
         kind = "xlsx"
     elif kind == "ole":
         kind = ole_kind(source.data)
     else:
-        text = decode(source.data, findings, source.encoding)
+        declared = question_formats.declared_encoding(source.data)
+        text = decode(source.data, findings, source.encoding or declared)
         source = replace(source, data=b"")  # its memory is needed for the rows
-        kind = text_kind(text.text, source.suffix)
+        kind = question_formats.text_kind(text.text, source.suffix)
+        kind = kind or text_kind(text.text, source.suffix)
     found = FORMATS[kind]
     if not source.suffix:
         findings.add("file.no_suffix", format=found.title)
@@ -205,6 +218,22 @@ def _from_records(
     return _from_conversations(kind, encoding, examples)
 
 
+def _read_questions(
+    form: question_formats.QuestionFormat,
+    source: Source,
+    text: Decoded | None,
+    findings: Findings,
+) -> ReadResult:
+    """Read a format of questions, conversations or notes; the result is a table as all others."""
+    encoding = text.encoding if text else ""
+    found = form.read(source.data, text.text if text else "", findings)
+    if found.examples:
+        return _from_conversations(found.format, encoding, list(found.examples))
+    rows = found.rows or question_rows(found.questions, findings)
+    table = make_table(rows, findings, encoding=encoding)
+    return _from_table(source, table, findings, found.format, encoding)
+
+
 def _from_table(
     source: Source, table: Table, findings: Findings, container: str, encoding: str
 ) -> ReadResult:
@@ -247,4 +276,8 @@ FORMATS: dict[str, Format] = {
     "html": Format("an HTML page", (".html", ".htm"), _read_html),
     "json": Format("JSON", (".json", ".jsonl", ".ndjson"), _read_json),
     "jsonl": Format("JSONL", (".jsonl", ".ndjson", ".json"), _read_jsonl),
+}
+FORMATS |= {
+    kind: Format(form.title, form.suffixes, partial(_read_questions, form))
+    for kind, form in question_formats.FORMATS.items()
 }
