@@ -76,7 +76,7 @@ def read_collection(data: bytes, findings: Findings) -> Found:
         database.execute("PRAGMA trusted_schema = OFF")
         database.create_collation("unicase", _unicase)
         questions = list(_notes(database, findings))
-    except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError, UnicodeError) as error:
+    except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError, RecursionError) as error:
         raise data_error("anki.damaged") from error
     finally:
         database.close()
@@ -125,13 +125,18 @@ def _old_kinds(database: sqlite3.Connection) -> dict[str, _Kind]:
     models = json.loads(row[0]) if row and row[0] else {}
     kinds = {}
     for key, model in models.items() if isinstance(models, dict) else ():
-        fields = [f for f in model.get("flds", []) if isinstance(f, dict)]
-        names = tuple(str(f.get("name", "")) for f in fields)
-        template: dict[str, Any] = next(iter(model.get("tmpls", [])), {})
+        if not isinstance(model, dict):
+            continue
+        names = tuple(str(f.get("name", "")) for f in _objects(model.get("flds")))
+        template = next(iter(_objects(model.get("tmpls"))), {})
         asked = _named(str(template.get("qfmt", "")), names)
         told = tuple(n for n in _named(str(template.get("afmt", "")), names) if n not in asked)
         kinds[str(key)] = _Kind(str(model.get("name", "")), names, asked, told)
     return kinds
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [v for v in value if isinstance(v, dict)] if isinstance(value, list) else []
 
 
 def _new_kinds(database: sqlite3.Connection) -> dict[str, _Kind]:

@@ -179,6 +179,15 @@ class _Text(HTMLParser):
         self.parts.append(data if self._preserved else re.sub(r"[ \t\r\n\f]+", " ", data))
 
 
+def feed(parser: HTMLParser, text: str) -> None:
+    """Let a parser read all of a page but its declarations, some of which ``html.parser`` refuses.
+
+    Browsers show nothing for them.
+    """
+    parser.feed(re.sub(r"<!(?!--)[^<>]*>?", "", text))
+    parser.close()
+
+
 def plain(text: str, findings: Findings, where: str) -> str:
     """Return HTML as the text that a browser shows, without pictures.
 
@@ -192,11 +201,7 @@ def plain(text: str, findings: Findings, where: str) -> str:
     if not _MARKED_UP.search(text):
         return tidied(text)
     parser = _Text()
-    try:
-        parser.feed(text)
-        parser.close()
-    except AssertionError:  # html.parser's word for a declaration that it cannot read
-        parser.parts.append(re.sub(r"<[^<>]*>", " ", text))
+    feed(parser, text)
     if "<" in text:
         findings.add("question.html", where)
     if parser.pictures:

@@ -6,7 +6,7 @@ import re
 from html.parser import HTMLParser
 
 from core.data.ingest.markdown import read_markdown
-from core.data.ingest.markup import plain
+from core.data.ingest.markup import feed, plain
 from core.data.ingest.question_text import lines_of
 from core.data.ingest.questions import Found, Question
 from core.data.messages import Findings, data_error
@@ -24,8 +24,7 @@ def read_page(text: str, findings: Findings) -> Found:
     if re.search(r"<var\b", text, re.IGNORECASE) and _TEMPLATE.search(text):
         raise data_error("html.template")
     parser = _Pairs()
-    parser.feed(text)
-    parser.close()
+    feed(parser, text)
     if len(parser.pairs) > 1:
         told = Findings()
         pairs = [(plain(q, told, ""), plain(a, told, ""), line) for q, a, line in parser.pairs]
