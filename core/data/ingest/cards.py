@@ -7,9 +7,10 @@ import re
 from core.data.ingest.questions import Found, Question
 from core.data.messages import Findings, data_error
 
-SEPARATORS = ("---", " :: ", "::", "\t", " – ", " — ", " - ", " = ")
+SEPARATORS = ("---", " :: ", "::", " – ", " — ", " - ", " = ")  # tabs are read as a table
 _SURE = 3  # the first separators hardly ever stand in a text of another kind
 SAMPLE_LINES = 200
+LONGEST_TERM = 8  # words, where the separator stands in sentences too
 
 
 def card_separator(text: str) -> str:
@@ -22,13 +23,18 @@ def card_separator(text: str) -> str:
     for i, separator in enumerate(SEPARATORS):
         parted = [line.split(separator) for line in lines]
         good = [p for p in parted if len(p) == 2 and p[0].strip() and p[1].strip()]
-        if len(good) < 2 or separator == "\t":  # tables with tabs are read as such
+        if len(good) < 2:
             continue
-        if len(good) >= (0.8 if i < _SURE else 0.95) * len(lines) and (
-            i < _SURE or all(len(p[0].split()) <= 8 for p in good)
-        ):
+        terms = all(len(p[0].split()) <= LONGEST_TERM for p in good)
+        weak = len(good) >= 0.95 * len(lines) and terms and not _is_regular(lines)
+        if weak or (i < _SURE and len(good) >= 0.6 * len(lines)):
             return separator
     return ""
+
+
+def _is_regular(lines: list[str]) -> bool:
+    """Say whether lines are rows of a table: as many commas (or the like) in each."""
+    return any(0 not in (n := {line.count(d) for line in lines}) and len(n) == 1 for d in ",;\t|")
 
 
 def read_cards(text: str, findings: Findings) -> Found:

@@ -148,4 +148,4 @@ def _split(body: str) -> tuple[str, str, str]:
 
 
 def _unescaped(text: str) -> str:
-    return re.sub(r"\\([}#~/\"\\=])", r"\1", text).strip()
+    return re.sub(r"\\([{}#~/\"\\=])", r"\1", text).strip()

@@ -97,7 +97,7 @@ def looks_like_questions(text: str) -> str:
     numbers = sum(bool(_NUMBERED.match(s)) for s in lines)
     if options >= 2 and any(re.match(r"ANSWER:\s*[A-Z]\s*$", s) for s in lines) and not asks:
         return "aiken"
-    told = answers + short
+    told = answers + short + any(_KEY.fullmatch(s) for s in lines)
     enough = (asks + numbers + answers) * 8 >= len(lines)  # a stray "Note 1:" makes no quiz
     listed = told and (asks or options >= 2 or numbers >= 2)
     return "text" if listed and enough else ""

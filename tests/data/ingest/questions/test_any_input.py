@@ -58,7 +58,8 @@ PIECES: dict[str, list[str]] = {
     "aiken": ["What?", "A. a", "B) b", "ANSWER: B", "ANSWER: Z", "\n", "\n\n", "ANSWER:", "é"],
     "text": [
         "Q: ", "A: ", "1. ", "2) ", "(3) ", "A. a", "B. b C. c", "Ans: B", "Ans: A and C", "\n",
-        "\n\n", "Answer key", "1-5 ABCDA", "1. B", "答案：", "解析：", "题目：", "( A )", "（B）", "*",
+        "\n\n", "Answer key", "1-5 ABCDA", "1. B", "答案：", "解析：", "题目：", "( A )",
+        "（B）", "*",
         "Explanation: e", "**", "__", "99999999999. x", "Question 5: ", "true",
     ],
     "markdown": [
