@@ -322,6 +322,12 @@ CODES: dict[str, Message] = {
         "The Anki collection is damaged, or made by a version that is not known.",
         "In Anki choose File, Export, Notes in Plain Text, and choose that file.",
     ),
+    "word.emphasis": Message(
+        "This option is bold or highlighted; it was taken for a right one unless an answer says "
+        "otherwise.",
+        "Look whether that is meant.",
+        "info",
+    ),
     "word.damaged": _error(
         "The Word document is damaged and cannot be opened.",
         "Open it in Word and save it again as .docx.",

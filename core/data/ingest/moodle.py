@@ -70,8 +70,14 @@ class _Answer:
     feedback: str
 
 
-def read_moodle(root: Element, findings: Findings) -> Found:
-    """Return the questions below ``<quiz>``; what cannot be read is named."""
+def read_moodle(root: Element, findings: Findings, member: str = "") -> Found:
+    """Return the questions below ``<quiz>``; what cannot be read is named.
+
+    Args:
+        root: the element ``quiz``.
+        findings: is told what cannot be read.
+        member: the part of a package that it is, empty for a file of its own.
+    """
     questions: list[Question] = []
     topic, number = "", 0
     for element in root.iter("question"):
@@ -80,7 +86,8 @@ def read_moodle(root: Element, findings: Findings) -> Found:
             topic = _category(element)
             continue
         number += 1
-        item = _Item(element, f"question {number}, line {line_of(element)}", findings)
+        place = f"question {number}, line {line_of(element)}"
+        item = _Item(element, f"{member}, {place}" if member else place, findings)
         if question := _question(kind, item, topic):
             questions.append(question)
     return Found("moodle_xml", tuple(questions))

@@ -12,6 +12,7 @@ from core.data.messages import Findings, data_error
 from core.errors import DataError
 
 MOST_PAGES = 500
+LIGATURES = {0xFB00: "ff", 0xFB01: "fi", 0xFB02: "fl", 0xFB03: "ffi", 0xFB04: "ffl"}
 FEWEST_LETTERS = 20  # a scan has none, but perhaps a page number
 
 
@@ -49,5 +50,6 @@ def _lines(reader: object, findings: Findings) -> list[Line]:
         shown = [t for t in text.splitlines() if t.strip()]
         if shown and shown[-1].strip() == str(number):
             shown.pop()  # the page's number
+        shown = [t.translate(LIGATURES) for t in shown]
         lines += [Line(t, f"page {number}, line {i}") for i, t in enumerate(shown, 1)]
     return lines

@@ -17,6 +17,7 @@ from core.data.ingest import qti2
 from core.data.ingest.archive import natural, opened, part
 from core.data.ingest.encoding import decode
 from core.data.ingest.markup import declared_encoding, line_of, parse_xml, plain
+from core.data.ingest.moodle import read_moodle
 from core.data.ingest.package import LARGEST
 from core.data.ingest.questions import GAP, Found, Question, gap, joined, match_texts, numbered
 from core.data.messages import Findings, data_error
@@ -74,7 +75,7 @@ def read_package(data: bytes, findings: Findings) -> Found:
                 told = Findings()
                 text = decode(content, told, declared_encoding(content))
                 root = parse_xml(text.text, told)
-                found = read_qti(root, told, name) if holds_items(root) else Found("qti")
+                found = _read_part(root, told, name)
             except DataError as error:
                 if error.code == "xml.not_safe":
                     raise data_error(error.code, name) from error
@@ -83,6 +84,13 @@ def read_package(data: bytes, findings: Findings) -> Found:
             findings.extend(told)
             questions += found.questions
     return Found("qti", tuple(questions))
+
+
+def _read_part(root: Element, findings: Findings, name: str) -> Found:
+    """Return the questions of one XML part; none if it is about something else."""
+    if root.tag == "quiz" and root.find("question/questiontext") is not None:
+        return read_moodle(root, findings, name)
+    return read_qti(root, findings, name) if holds_items(root) else Found("qti")
 
 
 def _members(names: set[str]) -> list[str]:

@@ -82,6 +82,8 @@ def text_kind(text: str, suffix: str) -> str:
         return "yaml"
     if suffix in (".gift",):
         return "gift"
+    if suffix in (".csv", ".tsv", ".tab"):
+        return ""
     return "quizlet" if cards.card_separator(text) else ""
 
 

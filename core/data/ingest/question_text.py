@@ -39,6 +39,7 @@ _NUMBERED = re.compile(
 _OPTION = re.compile(
     rf"([*✓✔√]\s*)?(?:[-•]\s+)?(?:\*\*)?([(（\[])?([A-Ha-h])\s*{_STOP}(?:\*\*)?\s*(\S.*)?"
 )
+_BULLET = re.compile(r"[-•*–]\s+(\S.*)")
 _INLINE = re.compile(rf"(?:(?<=\s)|(?<=^)|(?<=[。；;,，)）]))[(（]?([A-H])\s*{_STOP}\s*")
 _RIGHT_MARK = re.compile(r"\s*(?:\*+|✓|✔|√|\((?:correct|right|正确)\)|（正确）)\s*$", re.IGNORECASE)
 _IN_STEM = re.compile(r"([（(])[\s_]*([A-H]{1,8})[\s_]*([）)])")
@@ -75,6 +76,7 @@ class _Block:
     starred: list[bool] = field(default_factory=list)
     answer: list[str] | None = None
     explanation: list[str] = field(default_factory=list)
+    bulleted: bool = False  # options without letters; perhaps only a list in the stem
 
     @property
     def chosen_by_letter(self) -> bool:
@@ -101,6 +103,11 @@ def looks_like_questions(text: str) -> str:
     enough = (asks + numbers + answers) * 8 >= len(lines)  # a stray "Note 1:" makes no quiz
     listed = told and (asks or options >= 2 or numbers >= 2)
     return "text" if listed and enough else ""
+
+
+def is_option(line: str) -> bool:
+    """Say whether a line begins with the letter of an option."""
+    return _OPTION.match(line.strip()) is not None
 
 
 def read_questions(lines: Sequence[Line], findings: Findings, form: str = "text") -> Found:
@@ -225,10 +232,15 @@ class _Reader:
             self._add(options)
             return True
         found = _OPTION.match(text)
-        if not found or ord(found[3].upper()) - 65 != len(block.options):
+        if found and ord(found[3].upper()) - 65 == len(block.options):
+            body = found[4] or ""
+            self._add([f"{body} *" if found[1] else body])
+            return True
+        bullet = _BULLET.match(text)
+        if bullet is None or (block.options and not block.bulleted):
             return False
-        body, star = found[4] or "", bool(found[1])
-        self._add([f"{body} *" if star else body])
+        block.bulleted = True
+        self._add([bullet[1]])
         return True
 
     def _add(self, options: Sequence[str]) -> None:
@@ -304,11 +316,21 @@ def _letters(answer: str) -> str:
 def _question(block: _Block, findings: Findings) -> Question:
     stem = "\n".join(block.stem).strip()
     answer = "\n".join(block.answer or []).strip()
+    if block.bulleted and not any(block.starred) and not _names_option(block, answer):
+        stem = "\n".join([stem, *(f"- {o}" for o in block.options)])
+        block.options, block.starred = [], []
     if not answer and block.options and not any(block.starred):
         stem, answer = _answer_in_stem(stem)
     answer = _in_words(block, answer, findings)
     explanation = "\n".join(block.explanation).strip()
     return Question(stem, answer, block.where, tuple(block.options), explanation)
+
+
+def _names_option(block: _Block, answer: str) -> bool:
+    """Say whether an answer is a letter of the options, or one of them."""
+    letters = [ord(letter) - 65 for letter in _letters(answer)]
+    fits = bool(letters) and max(letters) < len(block.options)
+    return fits or answer.casefold() in [o.casefold() for o in block.options]
 
 
 def _answer_in_stem(stem: str) -> tuple[str, str]:
@@ -325,7 +347,8 @@ def _in_words(block: _Block, answer: str, findings: Findings) -> str:
     if not block.options:
         return _WORDS.get(answer.casefold(), answer)
     if not answer:
-        return joined([o for o, s in zip(block.options, block.starred, strict=True) if s])
+        marked = [o for o, s in zip(block.options, block.starred, strict=True) if s]
+        return joined(marked) if len(marked) < len(block.options) else ""
     if same := next((o for o in block.options if o.casefold() == answer.casefold()), ""):
         return same
     letters = _letters(answer)

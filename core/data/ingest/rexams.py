@@ -34,6 +34,7 @@ class _Exercise:
 
 def looks_like_exercise(text: str) -> bool:
     """Say whether a text is an exercise of R/exams."""
+    text = text[: 1 << 20]
     markdown = re.search(r"^exsolution\s*:", text, re.M) and _SECTION.search(text)
     latex = "\\begin{question}" in text and re.search(r"\\exsolution\{", text)
     return bool(markdown or latex)

@@ -8,7 +8,7 @@ from typing import Any
 
 from core.data.ingest.markdown import read_markdown
 from core.data.ingest.package import check_parts
-from core.data.ingest.question_text import Line
+from core.data.ingest.question_text import Line, is_option
 from core.data.ingest.questions import Found
 from core.data.ingest.table import Row
 from core.data.messages import Findings, data_error
@@ -16,6 +16,7 @@ from core.errors import DataError
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _M = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
+_MC = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
 _ROMAN = ((1000, "m"), (900, "cm"), (500, "d"), (400, "cd"), (100, "c"), (90, "xc"), (50, "l"),
           (40, "xl"), (10, "x"), (9, "ix"), (5, "v"), (4, "iv"), (1, "i"))  # fmt: skip
 _HAN = "〇一二三四五六七八九十"
@@ -73,15 +74,27 @@ def _text(paragraph: Any, numbering: _Numbering, findings: Findings, where: str)
     if element.find(f".//{_W}drawing") is not None or element.find(f".//{_W}pict") is not None:
         findings.add("question.picture", where)
     parts = []
+    copies = {n for copy in element.iter(f"{_MC}Fallback") for n in copy.iter()}
     for node in element.iter():
+        if node in copies:  # what older programs show instead of a text box
+            continue
         if node.tag in (f"{_W}t", f"{_M}t"):
             parts.append(_raised(node) + (node.text or ""))
         elif node.tag == f"{_W}tab":
             parts.append("" if node.getparent().tag == f"{_W}tabs" else "\t")
         elif node.tag in (f"{_W}br", f"{_W}cr"):
             parts.append("\n")
-    label = numbering.label(paragraph)
-    return f"{label}{''.join(parts)}".split("\n")
+    text = f"{numbering.label(paragraph)}{''.join(parts)}"
+    if is_option(text) and _stands_out(paragraph):
+        findings.add("word.emphasis", where)
+        text = f"{text} *"
+    return text.split("\n")
+
+
+def _stands_out(paragraph: Any) -> bool:
+    """Say whether all of a paragraph is bold or highlighted, as right options often are."""
+    runs = [r for r in paragraph.runs if r.text.strip()]
+    return bool(runs) and all(r.bold or r.font.highlight_color for r in runs)
 
 
 def _raised(node: Any) -> str:

@@ -6,8 +6,8 @@ import io
 import json
 import os
 import sqlite3
+import time
 import zipfile
-from datetime import timedelta
 from xml.sax.saxutils import escape
 
 import pytest
@@ -22,7 +22,13 @@ from core.data.messages import Findings
 from core.errors import DataError
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "12"))  # of each reader; raise it to look longer
-SECONDS = timedelta(seconds=5)  # of one file of some kilobytes
+FEW = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],  # by the clock, which other work slows
+)
+SECONDS = 5  # of processor time, for one file of some kilobytes
 
 # What a format is made of: strung together at random, it reaches far into its reader.
 PIECES: dict[str, list[str]] = {
@@ -95,6 +101,7 @@ BINARIES = sorted(set(QUESTION_FORMATS) - set(PIECES))
 
 def read(kind: str, data: bytes, text: str) -> None:
     """Read with the reader of one format, whatever the content looks like."""
+    start = time.process_time()
     try:
         result = FORMATS[kind].read(Source(data, ""), Decoded(text, "utf-8"), Findings())
     except DataError as error:
@@ -103,6 +110,7 @@ def read(kind: str, data: bytes, text: str) -> None:
     else:
         assert all(e.question.strip() and e.answer.strip() for e in result.examples)
         assert len(result.rows) == len(result.row_where) or not result.row_where
+    assert time.process_time() - start < SECONDS
 
 
 ROOTS = ["quiz", "questestinterop", "assessmentItem", "qti-assessment-item"]
@@ -217,12 +225,7 @@ def strung(kind: str) -> st.SearchStrategy[str]:
 
 @pytest.mark.parametrize("kind", TEXTS)
 def test_a_text_of_a_formats_pieces_is_read_or_refused(kind: str) -> None:
-    @settings(
-        max_examples=EXAMPLES,
-        deadline=SECONDS,
-        database=None,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
+    @FEW
     @given(strung(kind))
     def check(text: str) -> None:
         read(kind, text.encode("utf-8", "surrogateescape") if kind == "xml" else b"", text)
@@ -235,7 +238,7 @@ def test_a_text_of_a_formats_pieces_is_read_or_refused(kind: str) -> None:
 def test_bytes_of_any_kind_are_refused_in_a_sentence(kind: str) -> None:
     starts = {"pdf": b"%PDF-1.4\n", "anki_collection": b"SQLite format 3\0"}
 
-    @settings(max_examples=EXAMPLES, deadline=SECONDS, database=None)
+    @FEW
     @given(st.binary(max_size=300))
     def check(data: bytes) -> None:
         read(kind, starts.get(kind, b"PK\x03\x04") + data, "")
@@ -243,13 +246,13 @@ def test_bytes_of_any_kind_are_refused_in_a_sentence(kind: str) -> None:
     check()
 
 
-@settings(max_examples=2 * EXAMPLES, deadline=SECONDS, database=None)
+@settings(FEW, max_examples=2 * EXAMPLES)
 @given(trees())
 def test_well_formed_xml_of_known_names_is_read_or_refused(text: str) -> None:
     read("xml", b"", text)
 
 
-@settings(max_examples=EXAMPLES, deadline=SECONDS, database=None)
+@FEW
 @given(
     st.dictionaries(st.sampled_from(["a.xml", "b/q.xml.qti", "c.qti", "imsmanifest.xml"]), trees())
 )
@@ -276,7 +279,7 @@ FIELDS = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=EXAMPLES, deadline=SECONDS, database=None)
+@FEW
 @given(MODELS, st.lists(FIELDS, max_size=4), st.binary(max_size=40), st.booleans())
 def test_collections_with_any_note_types_are_read_or_refused(
     models: object, notes: list[str], config: bytes, newer: bool

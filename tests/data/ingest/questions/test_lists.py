@@ -51,6 +51,12 @@ LISTS = {
                                     [("a?\nA. x\nB. y", "x"), ("b?\nA. x\nB. y", "y")]),
     "lists inside a stem": ("5. Which hold?\n1) p\n2) q\nA. one\nB. both\nAns: B\n6. n?\nAns: m\n",
                             [("Which hold?\n1) p\n2) q\nA. one\nB. both", "both"), ("n?", "m")]),
+    "options in a list": ("1. Red?\n- A. sky\n- B. blood\nAns: B\n2. Hm?\nAns: yes\n",
+                          [("Red?\nA. sky\nB. blood", "blood"), ("Hm?", "yes")]),
+    "options without letters": ("1. Red?\n- sky\n- blood\nAns: B\n"
+                                "2. List all.\n- p\n- q\nAns: p, q\n",
+                                [("Red?\nA. sky\nB. blood", "blood"),
+                                 ("List all.\n- p\n- q", "p, q")]),
     "Aiken": ("What is it?\nA. this\nB) that\nANSWER: B\n\nAnd\nnow?\nA) x\nB) y\nANSWER: A\n",
               [("What is it?\nA. this\nB. that", "that"), ("And\nnow?\nA. x\nB. y", "x")]),
 }  # fmt: skip
@@ -198,6 +204,26 @@ def test_word_lists_are_numbered_as_word_shows_them(read: Read) -> None:
     result = read("quiz.docx", document(build))
     assert pairs(result) == [("Capital of France?", "Paris"), ("Of Italy?", "Rome")]
     assert result.row_where == ("paragraph 2", "paragraph 4")
+
+
+def test_a_bold_option_of_a_word_document_is_the_right_one(read: Read) -> None:
+    def build(made: Any) -> None:
+        for stem, right in (("1. Capital of France?", "B. Paris"), ("2. Of Italy?", "A. Rome")):
+            made.add_paragraph().add_run(stem).bold = True
+            for option in ("A. Rome", "B. Paris"):
+                made.add_paragraph().add_run(option).bold = option == right
+        made.add_paragraph("3. All alike?")
+        for option in ("A. yes", "B. no"):
+            made.add_paragraph().add_run(option).bold = True
+
+    result = read("quiz.docx", document(build))
+    assert pairs(result) == [
+        ("Capital of France?\nA. Rome\nB. Paris", "Paris"),
+        ("Of Italy?\nA. Rome\nB. Paris", "Rome"),
+    ]
+    told = {p.code: p.where for p in result.problems}
+    assert told["question.no_answer"] == "paragraph 7"
+    assert told["word.emphasis"].startswith("paragraph 3")
 
 
 def test_the_table_of_a_word_document(read: Read) -> None:

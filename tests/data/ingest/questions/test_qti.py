@@ -158,6 +158,12 @@ def test_the_names_of_qti_3_are_known(read: Read) -> None:
     assert pairs(read("item.xml", text)) == [("2+2?\nA. 3\nB. 4", "4")]
 
 
+MOODLE = (
+    '<quiz><question type="shortanswer"><questiontext><text>Moodle?</text></questiontext>'
+    '<answer fraction="100"><text>yes</text></answer></question></quiz>'
+)
+
+
 def packed(parts: dict[str, str]) -> bytes:
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as package:
@@ -179,9 +185,10 @@ def test_a_package_is_read_in_natural_order_and_each_quiz_once(read: Read) -> No
         "non_cc_assessments/g1.xml.qti": canvas,
         "wiki/page.html": "<!DOCTYPE html><html/>",
         "broken.xml": "<item",
+        "moodle.xml": MOODLE,
     })  # fmt: skip
     result = read("export.imscc", data)
-    assert [e.answer for e in result.examples] == ["1", "10", "4"]
+    assert [e.answer for e in result.examples] == ["1", "10", "yes", "4"]
     assert result.row_where[0] == "items/item2.xml, question 1, line 1"
     told = {p.code: p.where for p in result.problems}
     assert told["package.part"].startswith("broken.xml")

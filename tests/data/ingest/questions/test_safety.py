@@ -42,11 +42,11 @@ def test_entities_are_refused_at_once(prolog: str, zipped: bool, read: Read) -> 
     name, content = "quiz.xml", text.encode()
     if zipped:
         name, content = "quiz.zip", packed({"imsmanifest.xml": b"<m/>", "quiz.xml": content})
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(DataError, match="not safe to open") as caught:
         read(name, content)
     assert caught.value.code == "xml.not_safe"
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_a_bare_doctype_is_never_fetched_and_does_no_harm(read: Read) -> None:
