@@ -28,7 +28,8 @@ others are refused with the sentence in the last column. Seconds are wall-clock 
 start of the child.{note}
 
 Findings are named by their codes: *w* for what was left out or should be looked at, *i* for what is
-only told. Where something is left out, its row stays in the editor, so that an answer can be filled in.
+only told. Where something is left out, its row stays in the editor, so that an answer can be filled
+in.
 
 | file | format | examples | findings | seconds |
 |---|---|---|---|---|
