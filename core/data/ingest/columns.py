@@ -127,8 +127,7 @@ def choose_columns(
     # a column without a single text is not what anyone means
     full = [n if named and _is_used(rows, i) else "" for i, n in enumerate(names)]
     if q is None:
-        asks = [n if n and not _only_numbers(rows, i) else "" for i, n in enumerate(full)]
-        q = _recognised(asks, QUESTION, taken=a)
+        q = _recognised(full, QUESTION, taken=a)
     if a is None:
         a = _recognised(full, ANSWER, taken=q)
     guessed = q is None or a is None or not named
@@ -149,11 +148,6 @@ def choose_columns(
 
 def _is_used(rows: Sequence[Sequence[str]], column: int) -> bool:
     return not rows or any(column < len(r) and r[column].strip() for r in rows)
-
-
-def _only_numbers(rows: Sequence[Sequence[str]], column: int) -> bool:
-    cells = [r[column].strip() for r in rows[:200] if column < len(r)]
-    return any(cells) and all(c.replace(".", "", 1).isdecimal() for c in cells if c)
 
 
 def _chosen(name: str, columns: Sequence[str]) -> int | None:

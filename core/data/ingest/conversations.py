@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
-from core.data.ingest.columns import names_pair
 from core.data.ingest.json_text import Number, Record
 from core.data.ingest.table import Row, clean_text
 from core.data.messages import Findings
@@ -18,8 +16,6 @@ _ROLES = {
     "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant",
     "bot": "assistant", "ai": "assistant", "bing": "assistant", "bard": "assistant",
 }  # fmt: skip
-_NO_TEXT = re.compile(r"\s*(?:[-+]?[\d.]+(?:[eE][-+]?\d+)?|true|false)?\s*$")
-DEEPEST = 3  # objects inside each other that become columns
 _LISTS = ("messages", "conversations", "conversation", "dialogue")
 
 
@@ -80,41 +76,13 @@ def preference(record: Record, findings: Findings) -> Example | None:
 
 
 def flat_rows(records: Sequence[Record]) -> tuple[tuple[str, ...], list[Row]]:
-    """Return records without messages as columns and rows of text.
-
-    Where no column names a question and an answer, what is nested becomes columns too: ``m`` in
-    ``f`` is called ``f.m``, the texts of a list are joined.
-    """
-    top = list(dict.fromkeys(k for r in records for k, v in r.value.items() if _is_flat(v)))
-    if not names_pair(top):
-        records = [Record(_unnested(r.value), r.where) for r in records]
+    """Return records without messages as columns and rows of text."""
     columns: dict[str, None] = {}
     for record in records:
         columns.update(dict.fromkeys(k for k, v in record.value.items() if _is_flat(v)))
     names = tuple(columns)
     rows = [Row(tuple(_text(r.value.get(n)) for n in names), r.where) for r in records]
     return names, rows
-
-
-def hold_texts(columns: Sequence[str], rows: Sequence[Row]) -> bool:
-    """Say whether rows can hold questions and answers: two columns of texts, or known names."""
-    texts = {i for row in rows for i, cell in enumerate(row.cells) if not _NO_TEXT.match(cell)}
-    return names_pair(columns) or (bool(columns) and (len(texts) > 1 or len(columns) == 1))
-
-
-def _unnested(value: dict[str, Any], depth: int = 0) -> dict[str, Any]:
-    """Return a record whose nested objects and lists of texts are columns of their own."""
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        items = inner if isinstance(inner, list) else [inner]
-        texts = [_text(i) for i in items if _is_flat(i) and i is not None]
-        if texts:
-            flat[key] = inner if not isinstance(inner, list) else "; ".join(texts)
-        for item in (i for i in items if isinstance(i, dict) and depth < DEEPEST):
-            for name, text in _unnested(item, depth + 1).items():
-                known = flat.get(f"{key}.{name}")
-                flat[f"{key}.{name}"] = f"{known}; {_text(text)}" if known else _text(text)
-    return flat
 
 
 def _is_flat(value: Any) -> bool:

@@ -199,7 +199,7 @@ def _from_records(
     keys = [conversations.message_key(r) for r in records]
     if not any(keys) and not any(isinstance(r.value.get("chosen"), list) for r in records):
         columns, rows = conversations.flat_rows(records)
-        if not conversations.hold_texts(columns, rows):
+        if not columns:
             found = dict.fromkeys(k for r in records for k in r.value)
             raise data_error("json.no_texts", keys=", ".join(found) or "none")
         table = make_table([Row(columns, "header"), *rows], findings, encoding=encoding)
