@@ -65,7 +65,7 @@ class DenseModel:
     def recompute(self) -> None:
         """From now on recompute every block in the backward pass."""
         for block in self.blocks:
-            block.forward = recomputed(block.forward)  # type: ignore[method-assign]
+            block.forward = recomputed(block.forward)
 
     def hidden(self, ids: Tensor, positions: Tensor) -> Tensor:
         """Last hidden states (T, d) of a packed row; ids and positions (T,)."""

@@ -28,6 +28,7 @@ from core.data.chat import ChatFormat, Encoded
 from core.data.ingest import read_isolated
 from core.data.packing import Schedule, pack_rows, shared_beginning
 from core.data.split import Split, split
+from core.data.trainable import require_answers
 from core.data.types import Example
 from core.device import device_of, peak_bytes, release, within_budget
 from core.distill import run as distillation
@@ -330,14 +331,9 @@ def _lesson(config: RunConfig, sides: Split, emit: Emit, out: Path | None = None
     chat = ChatFormat.of(tokenizer)
     train, examples = _encoded(chat, sides.train, config.train.max_length, emit)
     quiz, _ = _encoded(chat, sides.quiz, config.train.max_length, emit)
+    refused = len(sides.train) - len(train)
+    require_answers(chat, train, refused=refused, limit=config.train.max_length)
     answers = sum(label != -100 for e in train for label in e.labels)
-    if not answers:
-        raise DataError(
-            "There is no answer to learn: every answer is empty or cut off by the length limit.",
-            where="class data",
-            action="Raise the longest example, or choose the right answer column.",
-            code="data.no_answer_tokens",
-        )
     tokens = sum(len(e.ids) for e in train)
     emit(DataFrozen(len(train), len(quiz), sides.sha256, tokens, answers))
     shared = _beginning(path, train)

@@ -179,6 +179,8 @@ class ChatFormat:
         self._answer_piece = _Piece(turn=0, learned=True)
         self._learn_answer()
         self.end_ids: list[int] = self._ids([_Segment(self._end)], "text")[0]
+        context = self._prompt([Turn("user", "a")])[2]
+        self._frame = frozenset(self._ids(self._answer(Turn("assistant", "")), context)[0])
         eos = tokenizer.eos_token_id
         self.stop_ids: list[int] = sorted({*self.end_ids[-1:], *([eos] if eos is not None else [])})
 
@@ -241,6 +243,11 @@ class ChatFormat:
             action="Shorten the question, or raise the longest example in the settings.",
             code="chat.question_too_long",
         )
+
+    def teaches(self, encoded: Encoded) -> bool:
+        """Say whether a token of an answer's own text is learned, not only what frames it."""
+        frame = {IGNORED, *self._frame}
+        return any(label not in frame for label in encoded.labels)
 
     def encode_prompt(self, turns: Sequence[Turn]) -> list[int]:
         """Return the tokens after which the assistant writes its next turn.

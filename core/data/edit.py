@@ -7,20 +7,38 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from core.data.formula import protected, unprotected
 from core.data.ingest.table import MOST_ROWS, Row, Table, learn
 from core.data.messages import Findings, data_error
 from core.data.types import Example, ReadResult, Turn
 from core.errors import DataError, Problem
 from core.whole import write_whole
 
-# What a spreadsheet would take for a formula, whatever quotes stand before it (OWASP).
-_FORMULA = re.compile(r"'*[=+\-@\t\r\0]")
 # Characters that XML 1.0, and so a workbook, cannot hold.
 _NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+
+_TEMPLATES: dict[str, tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]] = {
+    "en": (
+        ("question", "answer"),
+        (
+            ("What is the capital of France?", "Paris."),
+            ("Why is the sky blue?", "Air scatters blue light more than red light."),
+            ("What is 7 × 8?", "56."),
+        ),
+    ),
+    "zh": (
+        ("问题", "答案"),
+        (
+            ("法国的首都是哪里？", "巴黎。"),
+            ("天空为什么是蓝色的？", "空气对蓝光的散射比红光强。"),
+            ("7 × 8 等于多少？", "56。"),
+        ),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -45,10 +63,18 @@ class Version:
     @staticmethod
     def of(result: ReadResult) -> Version:
         """Return the first version: the rows as they were read."""
-        known = {e.where: e for e in result.examples if len(e.turns) > 2}
         where = result.row_where
-        origins = tuple(known.get(w) for w in where)
-        return Version(result.columns, result.rows, dict(result.mapping), where, origins)
+        nothing = (None,) * len(result.rows)
+        plain = Version(result.columns, result.rows, dict(result.mapping), where, nothing)
+        longer = {e.where: e for e in result.examples if len(e.turns) > 2}
+        if not longer:
+            return plain
+        try:  # what the columns say themselves needs no conversation behind it
+            said = {e.where: e.turns for e in plain.examples()[0]}
+        except DataError:
+            said = {}
+        known = {w: e for w, e in longer.items() if said.get(w) != e.turns}
+        return replace(plain, origins=tuple(known.get(w) for w in where))
 
     @property
     def id(self) -> str:
@@ -69,8 +95,50 @@ class Version:
         cells[at] = text
         return replace(self, rows=_with(self.rows, row, tuple(cells)))
 
-    def add(self, cells: Mapping[str, str], at: int | None = None) -> Version:
+    def edit_many(self, cells: Mapping[tuple[int, str], str]) -> Version:
+        """Return the version with other texts in some cells, by row and column.
+
+        Raises:
+            DataError: if there is no such row or column.
+        """
+        changed: dict[int, list[str]] = {}
+        for (row, column), text in cells.items():
+            at = self._column(column)
+            changed.setdefault(row, list(self.rows[self._row(row)]))[at] = text
+        rows = (tuple(changed.get(i, row)) for i, row in enumerate(self.rows))
+        return replace(self, rows=tuple(rows))
+
+    def rewrite(self, rows: Sequence[int], change: Callable[[str], str]) -> Version:
+        """Return the version with every text of some rows changed, earlier turns too.
+
+        Raises:
+            DataError: if there is no such row.
+        """
+        wanted = {self._row(row) for row in rows}
+
+        def turned(origin: Example | None) -> Example | None:
+            if origin is None:
+                return None
+            turns = tuple(Turn(t.role, change(t.content)) for t in origin.turns)
+            return Example(turns, origin.where)
+
+        return replace(
+            self,
+            rows=tuple(
+                tuple(map(change, row)) if i in wanted else row for i, row in enumerate(self.rows)
+            ),
+            origins=tuple(
+                turned(origin) if i in wanted else origin for i, origin in enumerate(self.origins)
+            ),
+        )
+
+    def add(self, cells: Mapping[str, str], at: int | None = None, where: str = "") -> Version:
         """Return the version with a row more, at the end unless ``at`` is given.
+
+        Args:
+            cells: its texts by column.
+            at: the index it gets.
+            where: what it is called until it is saved.
 
         Raises:
             DataError: if a column does not exist or there are too many rows.
@@ -84,7 +152,7 @@ class Version:
         return replace(
             self,
             rows=(*self.rows[:at], row, *self.rows[at:]),
-            where=(*self.where[:at], "", *self.where[at:]),
+            where=(*self.where[:at], where, *self.where[at:]),
             origins=(*self.origins[:at], None, *self.origins[at:]),
         )
 
@@ -113,7 +181,8 @@ class Version:
         places = [w or f"added row {i}" for i, w in enumerate(self.where, 1)]
         rows = tuple(Row(r, w) for r, w in zip(self.rows, places, strict=True))
         table = Table(self.columns, rows)
-        learned = learn(table, findings, self.mapping["question"], self.mapping["answer"])
+        asked, told = (self.mapping.get(part, "") for part in ("question", "answer"))
+        learned = learn(table, findings, asked, told)
         origins = dict(zip(places, self.origins, strict=True))
         examples = tuple(_continued(e, origins[e.where]) for e in learned.examples)
         problems = findings.problems()
@@ -136,11 +205,6 @@ class Version:
             listed = ", ".join(self.columns)
             raise data_error("table.unknown_column", column=column, columns=listed)
         return self.columns.index(column)
-
-
-def protected(text: str) -> str:
-    """Return a text that no spreadsheet takes for a formula; reading a file undoes it."""
-    return f"'{text}" if _FORMULA.match(text) else text
 
 
 def to_csv(version: Version) -> bytes:
@@ -168,13 +232,61 @@ def to_xlsx(version: Version) -> bytes:
     return buffer.getvalue()
 
 
+def to_jsonl(version: Version) -> bytes:
+    """Return the rows as JSON lines.
+
+    Conversations are written with all their turns under ``messages``, tables by their columns.
+    """
+    records = _messages(version) if _talks(version) else _cells(version)
+    lines = (json.dumps(r, ensure_ascii=False) for r in records)
+    return "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
+
+
+def _talks(version: Version) -> bool:
+    """Say whether there are turns that no column holds."""
+    return any(origin is not None for origin in version.origins)
+
+
+def _cells(version: Version) -> Iterator[dict[str, object]]:
+    for row in version.rows:
+        # reading takes a quote from before a formula, whatever the file; so one is put there
+        texts = (c if unprotected(c) == c else protected(c) for c in row)
+        yield dict(zip(version.columns, texts, strict=True))
+
+
+def _messages(version: Version) -> Iterator[dict[str, object]]:
+    at = [version.columns.index(version.mapping[part]) for part in ("question", "answer")]
+    for row, origin in zip(version.rows, version.origins, strict=True):
+        before = origin.prompt[:-1] if origin else ()
+        turns = [*before, Turn("user", row[at[0]]), Turn("assistant", row[at[1]])]
+        yield {"messages": [{"role": t.role, "content": t.content} for t in turns]}
+
+
+def template(language: str = "en") -> Version:
+    """Return a class to fill in: the columns, and three rows that show what is meant."""
+    names, rows = _TEMPLATES.get(language, _TEMPLATES["en"])
+    mapping = dict(zip(("question", "answer"), names, strict=False))
+    return Version(names, rows, mapping, ("",) * len(rows), (None,) * len(rows))
+
+
 def save(version: Version, folder: Path) -> Path:
-    """Write a version as ``<id>.csv`` into a folder, whole or not at all; return its path."""
-    path = folder / f"{version.id}.csv"
+    """Write a version as a class file into a folder, whole or not at all; return its path.
+
+    It is ``<id>.csv``, or ``<id>.jsonl`` where rows are conversations, whose earlier turns no table
+    could hold.
+    """
+    talks = _talks(version)
+    path = folder / f"{version.id}{'.jsonl' if talks else '.csv'}"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(path, to_csv(version))
+        write_whole(path, to_jsonl(version) if talks else to_csv(version))
     return path
+
+
+def places(version: Version) -> tuple[str, ...]:
+    """Return the place that every row has in the file that :func:`save` writes."""
+    kind, first = ("line", 1) if _talks(version) else ("row", 2)
+    return tuple(f"{kind} {i}" for i in range(first, len(version.rows) + first))
 
 
 def _with(

@@ -8,6 +8,7 @@ names the first of them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from core.errors import DataError, Problem, Severity
@@ -54,6 +55,14 @@ CODES: dict[str, Message] = {
         "Reading the file took longer than {seconds} seconds.", "Split it into smaller files."
     ),
     "file.memory": _error("The file needs too much memory.", "Split it into smaller files."),
+    "large.kind": _error(
+        "A file of this size is read only as CSV, TSV, JSONL or Parquet.",
+        "Save it as one of these, or split it.",
+    ),
+    "large.damaged": _error("The imported class was changed or damaged.", "Import the file again."),
+    "large.line": _error(
+        "A line has more than {limit} MB.", "Save the data with one example on each line."
+    ),
     "file.other_format": Message(
         "The name ends in {suffix}, but by its content the file is {format}; it was read as that."
     ),
@@ -111,6 +120,22 @@ CODES: dict[str, Message] = {
     "table.above_header": Message(
         "Left out, since it stands above the header, which was found in row {header}."
     ),
+    "table.second_header": Message(
+        "This row names the columns once more, in other words; left out.", "", "info"
+    ),
+    "table.two_headers": Message(
+        "The header has two rows; the names in both were joined.", "", "info"
+    ),
+    "table.header_again": Message("This row repeats the header; left out.", "", "info"),
+    "table.column_twice": _error(
+        "The column {column!r} was chosen twice.", "Choose others of {columns}."
+    ),
+    "table.unknown_part": _error(
+        "An example has no part {part!r} with these columns.", "Its parts are {parts}."
+    ),
+    "table.turn_missing": Message(
+        "An earlier question or answer of this conversation is empty; left out.", "Fill it in."
+    ),
     "table.repeated_header": Message(
         "The column name {column!r} comes more than once; the others were numbered."
     ),
@@ -139,6 +164,14 @@ CODES: dict[str, Message] = {
         "The chosen answer equals the rejected one; left out.", "Correct one of them."
     ),
     "table.no_rejected": Message("The rejected answer is missing; left out.", "Fill it in."),
+    # questions with options
+    "choices.no_such_option": Message(
+        "The answer {answer!r} names no option that is there; left out.",
+        "Correct the answer, or fill in the options.",
+    ),
+    "choices.none_marked": Message(
+        "No option is marked as right; left out.", "Mark the right one, for example with an x."
+    ),
     "edit.unknown_row": _error("There is no row {row}; there are {rows}.", "Choose one of them."),
     # Excel and HTML
     "excel.no_workbook": _error(
@@ -171,6 +204,19 @@ CODES: dict[str, Message] = {
         "Several sheets have rows: {sheets}. Only {sheet!r} was read.",
         "Choose another sheet if that is wrong.",
     ),
+    "excel.sheets_joined": Message(
+        "Several sheets have rows: {sheets}. Those with the same columns were read as one class: "
+        "{sheet}.",
+        "Choose a single sheet if that is wrong.",
+    ),
+    "excel.macros": Message("The workbook holds macros; they were not run.", "", "info"),
+    "excel.merged": Message("A merged cell counts for each of its rows.", "", "info"),
+    "excel.hidden_rows": Message("Rows that are hidden in Excel were read too.", "", "info"),
+    "excel.values": Message(
+        "In {kind} files dates and percentages may look different.",
+        "Save it as .xlsx if something is wrong.",
+        "info",
+    ),
     "excel.error_cell": Message(
         "A formula gives an error ({cell}); left out.", "Correct it in Excel."
     ),
@@ -191,6 +237,9 @@ CODES: dict[str, Message] = {
         "Save it as .xlsx if something is missing.",
     ),
     "html.no_table": _error("This HTML page has no table.", "Save the questions as .xlsx or CSV."),
+    "parquet.damaged": _error(
+        "The Parquet file is damaged, or protected by a key.", "Write it again, or take CSV."
+    ),
     # JSON
     "json.syntax": _error("This is no valid JSON: {fault} (column {column}).", "Correct it there."),
     "json.single_quotes": _error(
@@ -201,6 +250,9 @@ CODES: dict[str, Message] = {
     "json.not_a_list": _error(
         "A list of examples is expected, not {kind}.",
         'Write for example [{{"question": "2 + 2?", "answer": "4"}}].',
+    ),
+    "json.pairs": Message(
+        "The file maps texts to texts; each was read as a question and its answer.", "", "info"
     ),
     "json.no_texts": _error(
         "The objects hold no texts that could be questions and answers; their keys are {keys}.",
@@ -439,11 +491,74 @@ CODES: dict[str, Message] = {
     "health.control_words": Message(
         "There are words here that steer a model ({sample}); they are learned as plain text."
     ),
-    "health.personal": Message(
-        "Possible personal data ({kinds}).", "Remove it unless the model may repeat it."
+    "health.email": Message(
+        "Possible personal data found: e-mail address.",
+        "Black it out unless the model may repeat it.",
+    ),
+    "health.phone": Message(
+        "Possible personal data found: phone number.",
+        "Black it out unless the model may repeat it.",
+    ),
+    "health.resident_id": Message(
+        "Possible personal data found: resident id.", "Black it out unless the model may repeat it."
+    ),
+    "health.national_id": Message(
+        "Possible personal data found: national id.", "Black it out unless the model may repeat it."
+    ),
+    "health.student_number": Message(
+        "Possible personal data found: student number.",
+        "Black it out unless the model may repeat it.",
+    ),
+    "health.birth_date": Message(
+        "Possible personal data found: birth date.", "Black it out unless the model may repeat it."
+    ),
+    "health.account": Message(
+        "Possible personal data found: messenger account.",
+        "Black it out unless the model may repeat it.",
+    ),
+    "health.name": Message(
+        "Possible personal data found: name.", "Black it out unless the model may repeat it."
     ),
     "health.secrets": Message(
-        "Possible passwords or keys.", "Remove them: the model may repeat them."
+        "Possible passwords or keys found.", "Black them out: the model may repeat them."
+    ),
+    "health.leak": Message(
+        "A question that is kept for the quiz stands word for word inside this row, which is "
+        "learned.",
+        "Leave the row out, or the quiz asks what was practised.",
+    ),
+    "health.empty": Message(
+        "The answer says nothing: it is empty or holds only a place (TODO, TBD).",
+        "Fill it in or leave the row out.",
+    ),
+    "health.echo": Message(
+        "The answer only repeats the question.", "Write the answer or leave the row out.", "info"
+    ),
+    "health.mixed": Message(
+        "The question or the answer is in another language than in most rows.",
+        "Leave the rows out unless they are meant to be there.",
+        "info",
+    ),
+    "health.html": Message(
+        "There is HTML in the text ({sample}), which the model would learn to write.",
+        "Turn it into plain text, unless the class is about HTML.",
+        "info",
+    ),
+    "health.latex": Message(
+        "There are LaTeX commands in the text ({sample}), which the model would learn to write.",
+        "Turn them into plain text, unless the class shall write LaTeX.",
+        "info",
+    ),
+    # tokens of the chosen model
+    "tokens.truncated": Message(
+        "The answer is longer than the chosen model is trained on: with its question it takes up "
+        "to {longest} tokens, {limit} are kept, and the rest is cut off.",
+        "Shorten it to whole sentences, or raise the longest example.",
+    ),
+    "tokens.no_room": Message(
+        "The question alone fills the {limit} tokens that are kept, so that nothing of its answer "
+        "is learned.",
+        "Shorten the question, raise the longest example, or leave the row out.",
     ),
 }
 
@@ -481,9 +596,14 @@ class Findings:
         """Start with none."""
         self._places: dict[tuple[str, tuple[tuple[str, str], ...]], list[str]] = {}
 
+    @staticmethod
+    def key(code: str, values: Mapping[str, object]) -> tuple[str, tuple[tuple[str, str], ...]]:
+        """Return what findings that are told together have in common."""
+        return code, tuple((k, _short(v)) for k, v in values.items())
+
     def add(self, code: str, where: str = "", **values: object) -> None:
         """Note a finding at a place; findings with the same code and values are told together."""
-        key = (code, tuple((k, _short(v)) for k, v in values.items()))
+        key = self.key(code, values)
         places = self._places.setdefault(key, [])
         if where and where not in places[-1:]:
             places.append(where)
@@ -493,6 +613,13 @@ class Findings:
         for key, places in others._places.items():
             self._places.setdefault(key, []).extend(places)
 
+    def within(self, place: str) -> Findings:
+        """Return the same findings, each place named inside a larger one (``Unit 1 row 3``)."""
+        inside = Findings()
+        for key, places in self._places.items():
+            inside._places[key] = [f"{place} {where}" for where in places] or [place]
+        return inside
+
     def problems(self) -> list[Problem]:
         """Return one problem for each kind of finding, in the order in which they came up."""
         return [
@@ -501,10 +628,10 @@ class Findings:
         ]
 
 
-def named(places: list[str]) -> str:
-    """Return ``row 3, row 5, row 9`` and how many more there are."""
+def named(places: list[str], total: int = 0) -> str:
+    """Return ``row 3, row 5, row 9`` and how many more there are (of ``total``, if not listed)."""
     text = ", ".join(places[:MOST_PLACES])
-    more = len(places) - MOST_PLACES
+    more = max(total, len(places)) - MOST_PLACES
     return f"{text} and {more} more" if more > 0 else text
 
 

@@ -3,7 +3,8 @@
 Questions are one group when they are equal after normalisation, or when the Jaccard index of their
 shingles is at least 0.8 and they hold the same numbers. Pairs are found by prefix filtering
 (Chaudhuri, Ganti and Kaushik 2006; Bayardo, Ma and Srikant 2007): two sets that share so much share
-one of their rarest shingles, too.
+one of their rarest shingles, too. Classes of more than 20 000 different questions are searched with
+MinHash instead (core/data/near.py), whose memory does not grow with what the texts share.
 """
 
 from __future__ import annotations
@@ -12,28 +13,23 @@ import hashlib
 import math
 import re
 import unicodedata
-import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
+from core.data.near import THRESHOLD, Shingles, jaccard, likely_pairs, numbers, shingles
 from core.data.types import Example, data_sha256
 from core.errors import Problem
 
-THRESHOLD = 0.8  # Jaccard index from which two questions are the same
+MOST_EXACT = 20_000  # different questions up to which every near pair is found
 NEIGHBOURS = 64  # later questions that one is compared with for a shared shingle
 FEW_GROUPS, TOO_FEW_GROUPS = 8, 4
 
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _SIGNS = "+×÷*/=<>≤≥^%√±−"  # 3 + 4 is another question than 3 × 4
 _WORDS = re.compile(rf"\d+(?:\.\d+)?|[{_CJK}]|[^\W\d_{_CJK}]+|[{_SIGNS}]|-(?=[\d(])")
-_NUMBERS = re.compile(r"\d+(?:\.\d+)?")
-
-Shingles = NDArray[np.uint32]  # (S,)
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,8 @@ def text_groups(texts: Sequence[str]) -> list[list[int]]:
         by_text[text].append(i)
     distinct = sorted(by_text)
     root = DisjointSets(len(distinct))
-    for a, b in near_pairs(distinct):
+    find = near_pairs if len(distinct) <= MOST_EXACT else likely_pairs
+    for a, b in find(distinct):
         root.join(a, b)
     merged: defaultdict[int, list[int]] = defaultdict(list)
     for at, text in enumerate(distinct):
@@ -120,28 +117,20 @@ def normalised(text: str) -> str:
 
 def near_pairs(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Yield index pairs of near duplicates among sorted, distinct, normalised texts."""
-    rows = _rarest_first([_shingles(t) for t in texts])
+    rows = _rarest_first([shingles(t) for t in texts])
     sets = [frozenset(row.tolist()) for row in rows]
     seen: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
     for i, row in enumerate(rows):
-        numbers = tuple(_NUMBERS.findall(texts[i]))
+        figures = numbers(texts[i])
         prefix = len(row) - math.ceil(THRESHOLD * len(row)) + 1
         candidates: set[int] = set()
         for shingle in row[:prefix].tolist():
-            bucket = seen[shingle, numbers]
+            bucket = seen[shingle, figures]
             candidates.update(bucket[-NEIGHBOURS:])
             bucket.append(i)
         for j in sorted(candidates):
-            if _jaccard(sets[i], sets[j]) >= THRESHOLD:
+            if jaccard(sets[i], sets[j]) >= THRESHOLD:
                 yield j, i
-
-
-def _shingles(text: str) -> Shingles:
-    """Return hashes of the words (single characters in Chinese) and of their neighbouring pairs."""
-    words = text.split()
-    parts = {*words, *(f"{a} {b}" for a, b in pairwise(words))}
-    hashes = (zlib.crc32(p.encode("utf-8", "surrogatepass")) for p in parts)
-    return np.unique(np.fromiter(hashes, np.uint32, len(parts)))
 
 
 def _rarest_first(rows: list[Shingles]) -> list[Shingles]:
@@ -177,10 +166,6 @@ def _choose(
 def _draw(seed: int, group: Iterable[Example]) -> str:
     texts = sorted(data_sha256([e]) for e in group)
     return hashlib.sha256(f"{seed} {' '.join(texts)}".encode()).hexdigest()
-
-
-def _jaccard(a: frozenset[int], b: frozenset[int]) -> float:
-    return len(a & b) / len(a | b) if a or b else 0.0
 
 
 class DisjointSets:

@@ -238,17 +238,17 @@ def keep(out: Path, config: RunConfig, run: Built, start: Path) -> tuple[str, in
     """
     if run.peft is None:
         base = models.resolve(config.model)
-        facts = {
+        whole = {
             "kind": "full",
             "title": f"{config.name or out.name} (tuned)",
             "licence": base.licence,
             "note": f"All weights of {base.title}, trained in {run.trainer.progress.step} steps.",
         }
         numbers = sum(p.numel() for p in run.trainer.model.model.parameters())
-        return keep_whole(out, config, run.trainer, start, facts), numbers
+        return keep_whole(out, config, run.trainer, start, whole), numbers
     _take_best(out, config, run)
     numbers = sum(p.numel() for p in run.peft.parameters() if p.requires_grad)
-    facts = {
+    facts: dict[str, Any] = {
         "kind": "adapter",
         "method": config.method,
         "steps": run.trainer.progress.step,

@@ -8,6 +8,7 @@ ping        nothing; returns ``pid``
 load        ``which`` and a model (see below): loads it ahead of the first question
 plan        ``config``: returns the plan
 lengths     ``model``, ``data``: tokens of a class
+health      ``config``: the whole check of its class (:mod:`core.runs.examination`)
 chat        ``which``, ``turns``, ``temperature``, ``top_p``, ``max_new_tokens``, ``seed``: streams
 evaluate    a model, ``data``, ``questions`` (unset: all), ``max_new_tokens``: returns the marks
 export      ``run``, ``format``, ``out`` (unset: in the run), ``language``: files and the check
@@ -235,6 +236,14 @@ def _lengths(request: Request) -> dict[str, Any]:
     return lengths(request.arguments["model"], _data_of(request), limit)
 
 
+def _health(request: Request) -> dict[str, Any]:
+    from core.runs.examination import examination
+
+    config = RunConfig.from_json(request.arguments["config"])
+    request.emit(PhaseChanged("health", 0.0))
+    return examination(config, read_examples(config.data), request.emit)
+
+
 def _chat(request: Request) -> dict[str, Any]:
     known = {"max_new_tokens": int, "temperature": float, "top_p": float, "seed": int}
     given = request.arguments
@@ -323,6 +332,7 @@ OPERATIONS: dict[str, Operation] = {
     "load": _load,
     "plan": _plan,
     "lengths": _lengths,
+    "health": _health,
     "chat": _chat,
     "evaluate": _evaluate,
     "export": _export,

@@ -137,8 +137,8 @@ class Server:
 
 
 def _lane_of(request: Request) -> str:
-    if request.op == "ping":
-        return "ping"
+    if request.op in ("ping", "health"):  # needs no model's weights, so it waits for nobody's
+        return request.op
     return f"chat {request.arguments.get('which')}" if request.op == "chat" else "work"
 
 

@@ -13,6 +13,7 @@ from tokenizers import AddedToken
 from core.data.chat import IGNORED, ChatFormat
 from core.data.types import Example, Turn
 from core.errors import DataError, ModelError
+from tests.conftest import tiny_tokenizer
 from tests.data.made_tokenizers import byte_level, families
 
 FAMILIES = families()
@@ -119,6 +120,50 @@ def test_control_tokens_typed_by_a_person_stay_text(family: str) -> None:
     ids = set(control.values())
     assert [i for i in attack.ids if i in ids] == [i for i in plain.ids if i in ids]
     assert [i for i in attack.labels if i in ids] == [i for i in plain.labels if i in ids]
+
+
+# Whole control words, their halves, and what stands beside them in templates.
+_PIECES = sorted({
+    piece
+    for tokenizer in FAMILIES.values()
+    for word in (t.content for t in tokenizer.added_tokens_decoder.values())
+    for piece in (word, word[: len(word) // 2], word[len(word) // 2 :], word[1:], word[:-1])
+} | {" ", "\n", "a", "<", ">", "|", "＜｜", "\u200b", "[INST]", "[/INST]", "user"})  # fmt: skip
+TYPED = st.lists(st.sampled_from(_PIECES), min_size=1, max_size=8).map("".join)
+
+
+def control_ids(tokenizer: Any, ids: list[int]) -> list[int]:
+    control = {int(i) for i in tokenizer.added_tokens_decoder}
+    return [i for i in ids if i in control]
+
+
+@each_family
+@settings(max_examples=40, deadline=None)
+@given(texts=st.tuples(TYPED, TYPED, TYPED, TYPED))
+def test_no_text_that_a_person_types_becomes_a_control_token(
+    family: str, texts: tuple[str, str, str, str]
+) -> None:
+    tokenizer = FAMILIES[family]
+    chat = ChatFormat.of(tokenizer)
+    roles = ("user", "assistant", "user", "assistant")
+    typed = Example(tuple(Turn(r, f"a{t}a") for r, t in zip(roles, texts, strict=True)))
+    plain = Example(tuple(Turn(r, "aa") for r in roles))
+    attack, quiet = chat.encode(typed, 9000), chat.encode(plain, 9000)
+    assert control_ids(tokenizer, attack.ids) == control_ids(tokenizer, quiet.ids)
+    assert control_ids(tokenizer, attack.labels) == control_ids(tokenizer, quiet.labels)
+    assert control_ids(tokenizer, chat.encode_prompt(typed.turns[:3])) == control_ids(
+        tokenizer, chat.encode_prompt(plain.turns[:3])
+    )
+
+
+def test_the_same_holds_of_the_tokenizers_that_other_tests_make() -> None:
+    plain = byte_level("", ("<|endoftext|>",), "<|endoftext|>", "<|endoftext|>")
+    for tokenizer in (tiny_tokenizer(), plain):
+        chat = ChatFormat.of(tokenizer)
+        words = " ".join(t.content for t in tokenizer.added_tokens_decoder.values())
+        attack = chat.encode(Example.pair(f"a{words}a", f"a{words}a"), 9000)
+        quiet = chat.encode(Example.pair("aa", "aa"), 9000)
+        assert control_ids(tokenizer, attack.ids) == control_ids(tokenizer, quiet.ids)
 
 
 def test_added_tokens_of_white_space_are_taken_where_a_person_types_them() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import openpyxl
@@ -8,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.data.edit import Version, protected, save, to_csv, to_xlsx
+from core.data.edit import Version, places, save, template, to_csv, to_jsonl, to_xlsx
+from core.data.formula import protected, unprotected
 from core.data.ingest import read_file
 from core.data.types import ReadResult
 from core.errors import DataError
@@ -90,7 +92,7 @@ FORMULAS = ["=1+1", "+1", "-2", "@SUM(1)", "\t=1", "\r=1", "'=1", "''+x", "'plai
 def test_formulas_are_protected_and_come_back(text: str, tmp_path: Path) -> None:
     assert protected(text)[0] not in "=+-@\t\r\0"
     version = Version.of(read_text("question,answer\na?,b\n", tmp_path)).edit(0, "answer", text)
-    for name, write in (("e.csv", to_csv), ("e.xlsx", to_xlsx)):
+    for name, write in (("e.csv", to_csv), ("e.xlsx", to_xlsx), ("e.jsonl", to_jsonl)):
         path = tmp_path / name
         path.write_bytes(write(version))
         answer = read_file(path).examples[0].answer
@@ -103,6 +105,13 @@ def test_a_workbook_holds_no_formula(tmp_path: Path) -> None:
         version = version.add({"question": "q", "answer": text})
     sheet = openpyxl.load_workbook(io.BytesIO(to_xlsx(version))).active
     assert {c.data_type for row in sheet.iter_rows() for c in row} == {"s"}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text("'=+-@\t\r\0a", max_size=6) | st.text(max_size=9))
+def test_one_function_undoes_the_other(text: str) -> None:
+    assert unprotected(protected(text)) == text
+    assert protected(text)[:1] not in tuple("=+-@\t\r\0")
 
 
 TEXTS = st.text(
@@ -127,3 +136,44 @@ def test_export_and_import_return_every_text(
     assert found == pairs
     assert save(version, folder) == path
     assert [p.name for p in folder.iterdir()] == [path.name]
+
+
+def conversations(tmp_path: Path) -> Version:
+    line = (
+        '{"messages": [{"role": "user", "content": "q1"},'
+        ' {"role": "assistant", "content": "a1"}, '
+        '{"role": "user", "content": "q2"}, {"role": "assistant", "content": "a2"}]}\n'
+        '{"messages": [{"role": "user", "content": "q3"},'
+        ' {"role": "assistant", "content": "a3"}]}\n'
+    )
+    return Version.of(read_text(line, tmp_path, "talk.jsonl"))
+
+
+def test_a_saved_conversation_is_read_back_with_all_its_turns(tmp_path: Path) -> None:
+    version = conversations(tmp_path).add({"question": "q4", "answer": "'=a4"})
+    found = read_file(save(version, tmp_path / "saved")).examples
+    assert [[t.content for t in e.turns] for e in found] == [
+        ["q1", "a1", "q2", "a2"], ["q3", "a3"], ["q4", "'=a4"]
+    ]  # fmt: skip
+    assert tuple(e.where for e in found) == places(version)
+
+
+def test_a_system_column_stays_a_column(tmp_path: Path) -> None:
+    text = "system,question,answer\nBe brief.,a?,b\n,c?,d\n"
+    version = Version.of(read_text(text, tmp_path)).edit(0, "system", "Be long.")
+    path = save(version, tmp_path / "saved")
+    assert path.suffix == ".csv"
+    assert [e.turns[0].content for e in read_file(path).examples] == ["Be long.", "c?"]
+    assert tuple(e.where for e in read_file(path).examples) == places(version)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize(("name", "write"), [("t.csv", to_csv), ("t.xlsx", to_xlsx)])
+def test_the_template_is_a_class_that_can_be_read(
+    language: str, name: str, write: Callable[[Version], bytes], tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(write(template(language)))
+    result = read_file(path)
+    assert len(result.examples) == 3
+    assert [p for p in result.problems if p.severity != "info"] == []

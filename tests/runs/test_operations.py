@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 
+from core.config import DataConfig, RunConfig
 from core.errors import ConfigError, StudioError
 from core.layers.lora import AdapterLinear
 from core.modelload import load_dense
@@ -129,6 +130,34 @@ def test_tokens_of_a_class_are_counted(model, csv):
     assert 0 < result["answer_tokens"] < result["tokens"] <= 6 * result["longest"]
     short, _ = asked("lengths", model=model, data={"path": csv}, max_length=result["longest"] - 1)
     assert short["cut"] > 0
+
+
+def test_a_class_is_examined_with_the_model_s_tokenizer(model, tmp_path):
+    path = tmp_path / "class.csv"
+    rows = [f"What is {n} and {n}?,It is {n}{n}." for n in range(8)]
+    path.write_text("\n".join(["question,answer", *rows, "mail?,a@example.org", ""]), "utf-8")
+    config = RunConfig(model=model, data=DataConfig(path=str(path))).to_json()
+    result, said = asked("health", config=config)
+    found = {f["code"]: f for f in result["findings"]}
+    assert (found["health.email"]["count"], found["health.email"]["rows"]) == (1, ["row 10"])
+    assert "Possible personal data found" in found["health.email"]["what"]
+    tokens = result["tokens"]
+    assert tokens["examples"] == tokens["teaching"] == sum(n for _, n in tokens["histogram"]) == 9
+    assert "<|im_end|>" in tokens["control"]
+    assert result["refusal"] is None
+    assert said[-1]["phase"] == "health"
+    config["train"]["max_length"] = 64
+    path.write_text("question,answer\n" + f"{'long ' * 99}?,yes\n" * 2, "utf-8")
+    refusal = asked("health", config=config)[0]["refusal"]
+    assert refusal["code"] == "data.questions_fill"
+
+
+def test_a_class_is_examined_without_a_usable_model(csv):
+    config = RunConfig(model="nothing-like-this", data=DataConfig(path=csv)).to_json()
+    result, _ = asked("health", config=config)
+    assert result["tokens"] is None
+    assert "nothing-like-this" in result["model_problem"]["what"]
+    assert result["counts"]["examples"] == 6
 
 
 def test_marks_of_a_file_count_all_its_examples(model, csv):

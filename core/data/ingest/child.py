@@ -14,7 +14,7 @@ def main() -> int:
     """Read the file that the request names and write the result or its error as JSON lines."""
     request = json.loads(sys.stdin.buffer.read())
     try:
-        _limit_memory(request["memory_limit"])
+        limit_memory(request["memory_limit"])
         try:
             result = read_file(request["path"], **request["options"])
         except DataError as error:
@@ -27,7 +27,7 @@ def main() -> int:
     return 0
 
 
-def _limit_memory(limit: int) -> None:
+def limit_memory(limit: int) -> None:
     """Limit the address space where the system can (not on Windows, in vain on macOS)."""
     try:
         import resource

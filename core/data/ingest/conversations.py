@@ -1,12 +1,11 @@
-"""Records of JSON files to examples: chat messages, ShareGPT, and flat records as tables."""
+"""Records of JSON and Parquet files to examples: chat messages, ShareGPT, preferences."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from core.data.ingest.json_text import Number, Record
-from core.data.ingest.table import Row, clean_text
+from core.data.ingest.table import clean_text, is_text
 from core.data.messages import Findings
 from core.data.types import ROLES, Example, Turn
 
@@ -15,8 +14,12 @@ _ROLES = {
     "user": "user", "human": "user", "prompter": "user",
     "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant",
     "bot": "assistant", "ai": "assistant", "bing": "assistant", "bard": "assistant",
+    "系统": "system", "用户": "user", "助手": "assistant",
 }  # fmt: skip
-_LISTS = ("messages", "conversations", "conversation", "dialogue")
+_LISTS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat")
+_MAYBE = ("dialog", "chat")  # of messages, or of something else
+_WHO = ("role", "from", "speaker", "author", "sender")
+_WHAT = ("content", "value", "text", "message", "utterance")
 
 
 class _LeftOutError(Exception):
@@ -29,12 +32,30 @@ class _LeftOutError(Exception):
 
 def message_key(record: Record) -> str:
     """Return the key under which a record holds messages; empty if it is flat."""
-    return next((k for k in _LISTS if isinstance(record.value.get(k), list)), "")
-
-
-def with_history(record: Record) -> Record:
-    """Return an Alpaca record with earlier turns (``history``) as messages, others as they are."""
     value = record.value
+    listed = (k for k in _LISTS if isinstance(value.get(k), list))
+    return next((k for k in listed if k not in _MAYBE or _are_messages(value[k])), "")
+
+
+def _are_messages(value: Any) -> bool:
+    """Say whether a value is a list of messages, and not of texts alone."""
+    return isinstance(value, list) and (not value or any(isinstance(v, dict) for v in value))
+
+
+def with_messages(record: Record) -> Record:
+    """Return a record whose parts are messages as one conversation, others as they are.
+
+    Alpaca's earlier turns (``history``), a prompt and a completion that are lists of messages, and
+    a conversation whose last reply is the chosen one of two.
+    """
+    value = record.value
+    prompt, completion, chosen = (value.get(k) for k in ("prompt", "completion", "chosen"))
+    if isinstance(completion, list) and completion and _are_messages(completion):
+        before = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
+        return Record({**value, "messages": [*before, *completion]}, record.where)
+    key = message_key(record)
+    if key and isinstance(chosen, dict) and chosen != value.get("rejected"):
+        return Record({**value, key: [*value[key], chosen]}, record.where)
     history = value.get("history")
     if not isinstance(history, list) or not history:
         return record
@@ -47,6 +68,16 @@ def with_history(record: Record) -> Record:
         for role, text in zip(("user", "assistant"), pair, strict=True)
     ]
     return Record({**value, "messages": messages}, record.where)
+
+
+def example(record: Record, findings: Findings) -> Example | None:
+    """Return a record's example if it holds messages, else ``None`` and a finding."""
+    if key := message_key(record):
+        return conversation(record, key, findings)
+    if isinstance(record.value.get("chosen"), list):
+        return preference(record, findings)
+    findings.add("chat.no_messages", record.where)
+    return None
 
 
 def conversation(record: Record, key: str, findings: Findings) -> Example | None:
@@ -75,31 +106,11 @@ def preference(record: Record, findings: Findings) -> Example | None:
     return conversation(joined, "messages", findings)
 
 
-def flat_rows(records: Sequence[Record]) -> tuple[tuple[str, ...], list[Row]]:
-    """Return records without messages as columns and rows of text."""
-    columns: dict[str, None] = {}
-    for record in records:
-        columns.update(dict.fromkeys(k for k, v in record.value.items() if _is_flat(v)))
-    names = tuple(columns)
-    rows = [Row(tuple(_text(r.value.get(n)) for n in names), r.where) for r in records]
-    return names, rows
-
-
-def _is_flat(value: Any) -> bool:
-    return value is None or isinstance(value, str | bool)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value) if isinstance(value, str) else ""
-
-
 def _turn(message: Any, where: str, findings: Findings) -> Turn:
     if not isinstance(message, dict):
         raise _LeftOutError("chat.bad_message")
-    role = message.get("role", message.get("from"))
-    content = message.get("content", message.get("value", message.get("text")))
+    role = next((message[k] for k in _WHO if k in message), None)
+    content = next((message[k] for k in _WHAT if k in message), None)
     if not isinstance(role, str) or role.casefold() not in _ROLES:
         raise _LeftOutError("chat.unknown_role", role=role)
     text = _content(content)
@@ -108,7 +119,7 @@ def _turn(message: Any, where: str, findings: Findings) -> Turn:
     clean = clean_text(text)
     if clean != text:
         findings.add("text.control", where)
-    if any("\ud800" <= c <= "\udfff" for c in clean):
+    if not is_text(clean):
         raise _LeftOutError("text.half_character")
     return Turn(_ROLES[role.casefold()], clean)
 

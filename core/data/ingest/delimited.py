@@ -47,10 +47,10 @@ def read_rows(text: str, findings: Findings) -> tuple[list[Row], str]:
     does not show a ``sep=`` line.
     """
     lines = list(io.StringIO(text, newline=""))  # keeps \\r, \\n and \\r\\n apart
-    hinted = _hint(lines[0]) if lines else ""
+    hinted = hint(lines[0]) if lines else ""
     lines = lines[1:] if hinted else lines
-    dialect = _dialect(lines, hinted or DELIMITERS)
-    rows = list(_records(lines, dialect, findings))
+    dialect = find_dialect(lines, hinted)
+    rows = [row for row, _ in records(lines, dialect, findings)]
     if dialect.escape:
         for row in rows:
             if any('"' in c for c in row.cells):
@@ -58,15 +58,17 @@ def read_rows(text: str, findings: Findings) -> tuple[list[Row], str]:
     return rows, dialect.delimiter
 
 
-def _hint(line: str) -> str:
+def hint(line: str) -> str:
     """Return the delimiter that Excel's hint line ``sep=;`` names."""
-    hint = line.rstrip("\r\n").strip('"')
-    named = hint[:4].casefold() == "sep=" and len(hint) == 5
-    return hint[4] if named and hint[4] in DELIMITERS else ""
+    said = line.rstrip("\r\n").strip('"')
+    named = said[:4].casefold() == "sep=" and len(said) == 5
+    return said[4] if named and said[4] in DELIMITERS else ""
 
 
-def _dialect(lines: list[str], delimiters: str) -> Dialect:
+def find_dialect(lines: list[str], hinted: str = "") -> Dialect:
+    """Return the dialect that explains the first lines best; ``hinted`` is a known delimiter."""
     sample = lines[:SAMPLE_LINES]
+    delimiters = hinted or DELIMITERS
     best = max((_tried(sample, Dialect(d, 0)) for d in delimiters), key=lambda t: t[0])[1]
     variants = [best]
     if any(f'{best.delimiter} "' in line for line in sample):
@@ -87,9 +89,21 @@ def _tried(sample: list[str], dialect: Dialect) -> tuple[tuple[bool, float, int]
     return (header, regular, len(records)), found
 
 
-def _records(lines: list[str], dialect: Dialect, findings: Findings) -> Iterator[Row]:
-    """Yield records; one that an open quotation mark has swallowed lines into is taken back."""
-    start, number = 0, 0
+def records(
+    lines: list[str], dialect: Dialect, findings: Findings, number: int = 0
+) -> Iterator[tuple[Row, int]]:
+    """Yield records; one that an open quotation mark has swallowed lines into is taken back.
+
+    Args:
+        lines: of the file, or a window of them that begins with a record.
+        dialect: from :func:`find_dialect`.
+        findings: is told the open quotation marks.
+        number: records before the window.
+
+    Yields:
+        Each row, and how many of the lines it and those before it take.
+    """
+    start = 0
     while start < len(lines):
         reader = dialect.reader(lines[start:])
         first = start
@@ -99,10 +113,10 @@ def _records(lines: list[str], dialect: Dialect, findings: Findings) -> Iterator
             end = start + reader.line_num  # type: ignore[attr-defined]
             if end - first > 1 and _swallowed(cells, lines[first:end], dialect):
                 findings.add("table.open_quote", where)
-                yield Row((lines[first].rstrip("\r\n"),), where, left_out=True)
+                yield Row((lines[first].rstrip("\r\n"),), where, left_out=True), first + 1
                 start = first + 1
                 break
-            yield Row(tuple(cells), where)
+            yield Row(tuple(cells), where), end
             first = end
         else:
             return

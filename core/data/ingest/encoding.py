@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import codecs
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from core.data.messages import Findings, data_error
+from core.data.types import Candidate
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -28,6 +29,7 @@ _NAMES = {
     "cp1252": "cp1252 (Windows, Western European)",
 }
 SAMPLE = 1 << 18  # bytes on which a guess rests
+PREVIEW_LINES, PREVIEW_LINE = 4, 160  # lines of a preview, and characters of each
 BAD = re.compile("[\udc80-\udcff]")  # bytes that could not be decoded
 
 # The most frequent characters of each language, for telling apart codecs that all "fit".
@@ -56,12 +58,14 @@ _FREQUENT = {
 class Decoded:
     """A file's text and the name of its encoding, as Python knows it.
 
-    ``cut_off`` if the text ends in the middle of a character.
+    ``cut_off`` if the text ends in the middle of a character; ``guessed`` if another encoding is
+    possible.
     """
 
     text: str
     encoding: str
     cut_off: bool = False
+    guessed: bool = False
 
 
 def decode(data: bytes, findings: Findings, encoding: str = "") -> Decoded:
@@ -87,7 +91,50 @@ def decode(data: bytes, findings: Findings, encoding: str = "") -> Decoded:
         return _decoded(data, "utf-8")
     name = _guess(data)
     findings.add("encoding.guessed", encoding=_NAMES[name])
-    return _decoded(data, name)
+    return replace(_decoded(data, name), guessed=True)
+
+
+def candidates(data: bytes, chosen: str = "") -> tuple[Candidate, ...]:
+    """Return the encodings that a text may have, the likeliest first, each with a preview.
+
+    Args:
+        data: the bytes; only the first 256 KB are looked at.
+        chosen: the encoding that was recognised or chosen; it comes first.
+    """
+    sample = data[:SAMPLE]
+    wide = _utf16_pattern(sample)
+    names = [*filter(None, (chosen, wide)), "utf-8", *_NAMES]
+    foreign = _foreign_lines(sample)
+    scores = {n: _score(foreign, n) for n in _FREQUENT} | {"cp1251": 0.1 * _looks_cyrillic(foreign)}
+    found: dict[str, Candidate] = {}
+    for name in names:
+        bom = next((b for b, n in _BOMS if n.startswith(name) and sample.startswith(b)), b"")
+        text = sample[len(bom) :].decode(name, "replace")
+        bad = text.rstrip("\ufffd").count("\ufffd")  # the end of a sample may cut a character
+        found.setdefault(name, Candidate(name, title(name), _preview(text), bad == 0))
+
+    def rank(name: str) -> tuple[bool, bool, bool, float]:
+        likely = name == chosen, name == wide, name == "utf-8" and found[name].fits
+        return (*likely, scores.get(name, 0.0) + found[name].fits)
+
+    return tuple(found[name] for name in sorted(found, key=rank, reverse=True))
+
+
+def title(name: str) -> str:
+    """Return an encoding's name for people."""
+    return _NAMES.get(name, name.upper())
+
+
+def _preview(text: str) -> str:
+    """Return the first lines that show a difference: those with letters outside ASCII."""
+    lines = [line for line in text.splitlines() if line.strip("\ufeff \t")]
+    telling = [line for line in lines if not line.isascii()] or lines
+    shown = (_printable(line)[:PREVIEW_LINE] for line in telling[:PREVIEW_LINES])
+    return "\n".join(filter(None, shown))
+
+
+def _printable(line: str) -> str:
+    return "".join(c if c.isprintable() or c == "\ufffd" else " " for c in line).strip()
 
 
 def has_bad_bytes(text: str) -> bool:
@@ -106,8 +153,28 @@ def _as_chosen(data: bytes, encoding: str) -> Decoded:
 
 
 def _decoded(data: bytes, name: str) -> Decoded:
+    cut_off = _is_cut_off(data, name)
+    if name in ("utf-16-le", "utf-16-be"):
+        return Decoded(_by_line(data, name), name, cut_off)
     errors = "replace" if name.startswith(("utf-16", "utf-32")) else "surrogateescape"
-    return Decoded(data.decode(name, errors), name, _is_cut_off(data, name))
+    return Decoded(data.decode(name, errors), name, cut_off)
+
+
+def _by_line(data: bytes, name: str) -> str:
+    """Decode UTF-16 so that a byte too many or too few costs its own line only.
+
+    A line end keeps its two bytes wherever the line began. Half characters stay lone surrogates.
+    """
+    if len(data) % 2 == 0:
+        return data.decode(name, "surrogatepass")
+    end = "\n".encode(name)
+    lines = data.split(end)
+    texts = []
+    for i, line in enumerate(lines):
+        whole = line[: len(line) & ~1].decode(name, "surrogatepass")
+        last = i == len(lines) - 1
+        texts.append(whole if len(line) % 2 == 0 or last else f"{whole}\udc80")
+    return "\n".join(texts)
 
 
 def _is_cut_off(data: bytes, name: str) -> bool:
@@ -121,19 +188,42 @@ def _is_cut_off(data: bytes, name: str) -> bool:
 
 
 def _utf16_pattern(data: bytes) -> str:
-    """Return UTF-16 if every other byte of many is NUL (Latin letters, digits, separators)."""
+    """Return UTF-16 if a text without BOM has its pattern: NULs, and letters of some script.
+
+    Latin text has a NUL in every other byte. Chinese text has few, in either byte (the code of
+    ``一`` ends in one), but is no UTF-8, and only one order of the bytes makes sense.
+    """
     sample = data[: SAMPLE & ~1]
     if len(sample) < 4 or b"\0" not in sample:
         return ""
-    even, odd = sample[0::2].count(0), sample[1::2].count(0)
-    half = len(sample) // 2
-    name = ""
-    if odd > 0.05 * half and even < 0.01 * half:
-        name = "utf-16-le"
-    elif even > 0.05 * half and odd < 0.01 * half:
-        name = "utf-16-be"
-    # a stray NUL in a short text has the pattern too, but then no separators come out
-    return name if name and re.search(r"[,;\t|\r\n{<]", sample.decode(name, "replace")) else ""
+    controls = len(re.findall(rb"[\x01-\x08\x0e-\x1a]", sample))  # high bytes of Cyrillic are some
+    if (sample.count(0) + controls) * 4 < len(sample) and _fits(sample, "utf-8"):
+        return ""  # a stray NUL
+    shares = {name: _sensible_share(sample, name) for name in ("utf-16-le", "utf-16-be")}
+    best = max(shares, key=lambda name: shares[name])
+    return best if shares[best] >= 0.95 and min(shares.values()) < 0.9 else ""
+
+
+def _sensible_share(data: bytes, name: str) -> float:
+    text = data.decode(name, "replace")[:4096]
+    if not re.search(r"[,;\t|\r\n{<]", text):
+        return 0.0
+    return sum(map(_is_sensible, text)) / len(text)
+
+
+def _is_sensible(c: str) -> bool:
+    """Say whether a character occurs in texts: no rare script, no unassigned code, no control."""
+    return (
+        c in "\t\r\n\ufeff"
+        or " " <= c < "\u0600"
+        or "\u0900" <= c < "\u0e80"
+        or "\u1e00" <= c < "\u2c00"
+        or "\u3000" <= c < "\u3200"
+        or "\u4e00" <= c < "\u9fff"
+        or "\uac00" <= c < "\ud7b0"
+        or "\ud800" <= c < "\ue000"
+        or "\uff00" <= c < "\uffef"
+    )
 
 
 def _mostly_utf8(data: bytes) -> bool:
@@ -159,8 +249,12 @@ def _fits(data: bytes, name: str) -> bool:
     return True
 
 
+def _foreign_lines(data: bytes) -> bytes:
+    return b"\n".join(line for line in re.split(rb"[\r\n]", data[:SAMPLE]) if not line.isascii())
+
+
 def _guess(data: bytes) -> str:
-    sample = b"\n".join(line for line in re.split(rb"[\r\n]", data[:SAMPLE]) if not line.isascii())
+    sample = _foreign_lines(data)
     scores = {name: _score(sample, name) for name in _FREQUENT}
     best = max(scores, key=lambda name: scores[name])
     if scores[best] >= 0.15:

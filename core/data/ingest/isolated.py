@@ -6,13 +6,13 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from core.data.messages import data_error
-from core.data.types import Example, ReadResult
+from core.data.types import Candidate, Example, ReadResult
 from core.errors import DataError, Problem
 from core.home import CHECKOUT
 
@@ -30,6 +30,7 @@ def read_isolated(
     sheet: str = "",
     encoding: str = "",
     label: str = "",
+    columns: Mapping[str, Sequence[str]] | None = None,
     time_limit: float = TIME_LIMIT,
 ) -> ReadResult:
     """Read a class file as :func:`~core.data.ingest.read_file` does, in a child process.
@@ -41,6 +42,7 @@ def read_isolated(
         sheet: sheet of a workbook; empty: the first one with something to learn.
         encoding: of the text; empty: recognised.
         label: how the file is called in messages; empty: its name.
+        columns: the columns of every part, as in :func:`~core.data.ingest.read_file`.
         time_limit: seconds after which the reader is stopped.
 
     Raises:
@@ -52,6 +54,7 @@ def read_isolated(
         "sheet": sheet,
         "encoding": encoding,
         "label": label,
+        "columns": None if columns is None else {p: list(names) for p, names in columns.items()},
     }
     request = {
         "path": str(Path(path).absolute()),
@@ -85,6 +88,7 @@ def result_to_lines(result: ReadResult) -> Iterator[str]:
     """
     head = {f.name: getattr(result, f.name) for f in fields(result) if f.name not in _BODY}
     head["problems"] = [p.to_json() for p in result.problems]
+    head["encodings"] = [asdict(c) for c in result.encodings]
     yield json.dumps({"result": head, "rows": len(result.rows)})
     yield from map(json.dumps, result.rows)
     yield from (json.dumps(e.to_json()) for e in result.examples)
@@ -97,6 +101,8 @@ def result_from_lines(head: dict[str, Any], lines: Iterator[Any]) -> ReadResult:
         **{
             **tree,
             **{k: tuple(tree[k]) for k in ("columns", "sheets", "row_where")},
+            "parts": {part: tuple(names) for part, names in tree["parts"].items()},
+            "encodings": tuple(Candidate(**c) for c in tree["encodings"]),
             "problems": tuple(map(problem_from_json, tree["problems"])),
             "rows": tuple(tuple(next(lines)) for _ in range(head["rows"])),
             "examples": tuple(map(Example.from_json, lines)),
@@ -109,6 +115,14 @@ def error_to_json(error: DataError) -> dict[str, Any]:
     return {"problems": [p.to_json() for p in error.problems]}
 
 
+def error_from_json(tree: dict[str, Any]) -> DataError:
+    """Rebuild an error from :func:`error_to_json`."""
+    first, *others = map(problem_from_json, tree["problems"])
+    return DataError(
+        first.what, where=first.where, action=first.action, code=first.code, problems=others
+    )
+
+
 def problem_from_json(tree: dict[str, Any]) -> Problem:
     """Rebuild a problem from ``Problem.to_json``."""
     return Problem(**{**tree, "values": tuple(tree["values"].items())})
@@ -118,7 +132,4 @@ def _answer(lines: Iterator[Any]) -> ReadResult:
     head = next(lines)
     if "error" not in head:
         return result_from_lines(head, lines)
-    first, *others = map(problem_from_json, head["error"]["problems"])
-    raise DataError(
-        first.what, where=first.where, action=first.action, code=first.code, problems=others
-    )
+    raise error_from_json(head["error"])

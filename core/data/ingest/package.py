@@ -17,6 +17,7 @@ RATIO_FROM = 2**20  # ... in parts of at least this many
 PROLOG = 1 << 16  # bytes of an XML part in which a DTD would stand
 MOST_PARTS = 10_000
 
+_ODS = "application/vnd.oasis.opendocument.spreadsheet"
 _DTD = re.compile(rb"<!(DOCTYPE|ENTITY)", re.IGNORECASE)
 
 
@@ -79,8 +80,8 @@ def check_names(parts: list[zipfile.ZipInfo], code: str = "excel.not_safe") -> N
 def _check_kind(names: set[str]) -> None:
     if any(re.fullmatch(r"/?xl/workbook\d*\.xml", n, re.IGNORECASE) for n in names):
         return
-    if any(n.startswith("xl/") for n in names) and "xl/workbook.bin" in names:
-        raise data_error("excel.no_workbook", kind="a binary workbook (.xlsb)")
+    if "xl/workbook.bin" in names or ("content.xml" in names and "mimetype" in names):
+        return  # .xlsb, or OpenDocument, whose kind zip_kind looks at
     kinds = {
         "word/document.xml": "a Word document",
         "ppt/presentation.xml": "a PowerPoint file",
@@ -112,6 +113,28 @@ def _check_sizes(
                 if swollen or total > LARGEST:
                     largest = max(total, sum(p.file_size for p in parts))
                     raise data_error(too_large, size=largest >> 20)
+
+
+def zip_kind(data: bytes) -> str:
+    """Return ``ods`` or ``xlsb`` for workbooks of these kinds, ``xlsx`` for all other zip files.
+
+    Raises:
+        DataError: if it is an OpenDocument file but no spreadsheet.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as package:
+            names = set(package.namelist())
+            if "xl/workbook.bin" in names:
+                return "xlsb"
+            if "content.xml" not in names or "mimetype" not in names:
+                return "xlsx"
+            with package.open("mimetype") as stream:
+                kind = stream.read(200).decode("ascii", "replace").strip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError):
+        return "xlsx"  # whose reader says what is wrong
+    if kind.startswith(_ODS):
+        return "ods"
+    raise data_error("excel.no_workbook", kind="an OpenDocument file without a spreadsheet")
 
 
 def ole_kind(data: bytes) -> str:

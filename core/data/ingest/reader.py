@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,17 +13,19 @@ from core.data.ingest import (
     delimited,
     html,
     json_text,
+    parquet,
     question_formats,
     workbook,
 )
-from core.data.ingest.encoding import Decoded, decode
+from core.data.ingest.encoding import Decoded, candidates, decode
+from core.data.ingest.flatten import flat_rows
 from core.data.ingest.label import clean_label, suffix_of
-from core.data.ingest.package import ole_kind
+from core.data.ingest.package import ole_kind, zip_kind
 from core.data.ingest.questions import question_rows
 from core.data.ingest.sniff import binary_kind, text_kind
 from core.data.ingest.table import Row, Table, learn, make_table
 from core.data.messages import Findings, data_error, problem
-from core.data.types import Example, ReadResult
+from core.data.types import Candidate, Example, ReadResult
 from core.errors import DataError
 
 LARGEST = 50 * 2**20  # bytes of a file
@@ -39,6 +41,7 @@ class Source:
     answer: str = ""
     sheet: str = ""
     encoding: str = ""
+    columns: Mapping[str, Sequence[str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ def read_file(
     sheet: str = "",
     encoding: str = "",
     label: str = "",
+    columns: Mapping[str, Sequence[str]] | None = None,
 ) -> ReadResult:
     """Read a class file.
 
@@ -68,6 +72,8 @@ def read_file(
         sheet: sheet of a workbook; empty: the first one with something to learn.
         encoding: of the text; empty: recognised.
         label: how the file is called in messages; empty: its name.
+        columns: the columns of every part (:data:`~core.data.ingest.columns.PARTS`), where the
+            teacher chose more than question and answer; several are joined.
 
     Raises:
         DataError: if nothing in it can be used; carries every finding.
@@ -76,7 +82,7 @@ def read_file(
     label = label or clean_label(path.name)
     findings = Findings()
     try:
-        options = (suffix_of(path.name), question, answer, sheet, encoding)
+        options = (suffix_of(path.name), question, answer, sheet, encoding, columns)
         return _read(Source(_bytes_of(path), *options), findings)
     except DataError as error:
         found = error.problems[1:] or findings.problems()
@@ -103,15 +109,16 @@ def _bytes_of(path: Path) -> bytes:
 def _read(source: Source, findings: Findings) -> ReadResult:
     kind = question_formats.binary_kind(source.data) or binary_kind(source.data)
     text = None
-    if kind in question_formats.FORMATS:
-        pass
-    elif kind == "zip":
-        kind = "xlsx"
+    encodings: tuple[Candidate, ...] = ()
+    if kind == "zip":
+        kind = zip_kind(source.data)
     elif kind == "ole":
         kind = ole_kind(source.data)
-    else:
+    elif kind != "parquet" and kind not in question_formats.FORMATS:
         declared = question_formats.declared_encoding(source.data)
         text = decode(source.data, findings, source.encoding or declared)
+        guessed = text.guessed or bool(source.encoding)
+        encodings = candidates(source.data, text.encoding) if guessed else ()
         source = replace(source, data=b"")  # its memory is needed for the rows
         kind = question_formats.text_kind(text.text, source.suffix)
         kind = kind or text_kind(text.text, source.suffix)
@@ -120,7 +127,7 @@ def _read(source: Source, findings: Findings) -> ReadResult:
         findings.add("file.no_suffix", format=found.title)
     elif source.suffix not in found.suffixes:
         findings.add("file.other_format", suffix=source.suffix, format=found.title)
-    result = found.read(source, text, findings)
+    result = replace(found.read(source, text, findings), encodings=encodings)
     return _checked(result, findings)
 
 
@@ -152,17 +159,14 @@ def _read_html(source: Source, text: Decoded | None, findings: Findings) -> Read
 
 
 def _read_workbook(source: Source, _text: Decoded | None, findings: Findings) -> ReadResult:
-    old = source.data[:2] != b"PK"
-    read = workbook.read_xls if old else workbook.read_xlsx
-    found = read(
-        source.data,
-        findings,
-        sheet=source.sheet,
-        question=source.question,
-        answer=source.answer,
-    )
+    asked = workbook.Asked(source.sheet, source.question, source.answer, source.columns)
+    kind = "xls" if source.data[:2] != b"PK" else zip_kind(source.data)
+    if kind == "xlsx":
+        found = workbook.read_xlsx(source.data, findings, asked)
+    else:
+        found = workbook.read_other(source.data, findings, asked, kind)
     return ReadResult(
-        format="xls" if old else "xlsx",
+        format=kind,
         encoding="",
         columns=found.table.columns,
         mapping=found.learned.mapping,
@@ -171,6 +175,8 @@ def _read_workbook(source: Source, _text: Decoded | None, findings: Findings) ->
         sheet=found.name,
         rows=tuple(r.cells for r in found.table.rows),
         row_where=tuple(r.where for r in found.table.rows),
+        parts=found.learned.parts,
+        confidence=found.learned.confidence,
     )
 
 
@@ -186,6 +192,11 @@ def _read_jsonl(source: Source, text: Decoded | None, findings: Findings) -> Rea
     return _from_records(source, records, findings, "jsonl", text.encoding)
 
 
+def _read_parquet(source: Source, _text: Decoded | None, findings: Findings) -> ReadResult:
+    records = parquet.read_parquet(source.data, findings)
+    return _from_records(source, records, findings, "parquet", "")
+
+
 def _from_records(
     source: Source,
     records: list[json_text.Record],
@@ -195,24 +206,19 @@ def _from_records(
 ) -> ReadResult:
     if not records:
         raise data_error("json.not_a_list", kind="a list without objects")
-    records = list(map(conversations.with_history, records))
+    records = list(map(conversations.with_messages, records))
     keys = [conversations.message_key(r) for r in records]
     if not any(keys) and not any(isinstance(r.value.get("chosen"), list) for r in records):
-        columns, rows = conversations.flat_rows(records)
+        columns, rows = flat_rows(records)
         if not columns:
             found = dict.fromkeys(k for r in records for k in r.value)
             raise data_error("json.no_texts", keys=", ".join(found) or "none")
-        table = make_table([Row(columns, "header"), *rows], findings, encoding=encoding)
+        header = Row(columns, "header")
+        table = make_table([header, *rows], findings, encoding=encoding, header=True)
         return _from_table(source, table, findings, container, encoding)
     examples: list[Example] = []
-    for record, key in zip(records, keys, strict=True):
-        example = None
-        if key:
-            example = conversations.conversation(record, key, findings)
-        elif isinstance(record.value.get("chosen"), list):
-            example = conversations.preference(record, findings)
-        else:
-            findings.add("chat.no_messages", record.where)
+    for record in records:
+        example = conversations.example(record, findings)
         examples += [example] if example else []
     kind = "sharegpt" if "conversations" in keys else "messages" if any(keys) else "preference"
     return _from_conversations(kind, encoding, examples)
@@ -230,14 +236,15 @@ def _read_questions(
     if found.examples:
         return _from_conversations(found.format, encoding, list(found.examples))
     rows = found.rows or question_rows(found.questions, findings)
-    table = make_table(rows, findings, encoding=encoding)
+    headed = rows[0].where == "header"
+    table = make_table(rows, findings, encoding=encoding, header=headed)
     return _from_table(source, table, findings, found.format, encoding)
 
 
 def _from_table(
     source: Source, table: Table, findings: Findings, container: str, encoding: str
 ) -> ReadResult:
-    learned = learn(table, findings, source.question, source.answer)
+    learned = learn(table, findings, source.question, source.answer, chosen=source.columns)
     return ReadResult(
         format=learned.kind if container.startswith("json") and learned.kind else container,
         encoding=encoding,
@@ -246,6 +253,8 @@ def _from_table(
         examples=learned.examples,
         rows=tuple(r.cells for r in table.rows),
         row_where=tuple(r.where for r in table.rows),
+        parts=learned.parts,
+        confidence=learned.confidence,
     )
 
 
@@ -273,6 +282,9 @@ FORMATS: dict[str, Format] = {
     "delimited": Format("CSV", (".csv", ".tsv", ".tab", ".txt"), _read_delimited),
     "xlsx": Format("an Excel workbook (XLSX)", (".xlsx", ".xlsm"), _read_workbook),
     "xls": Format("an old Excel workbook (XLS)", (".xls",), _read_workbook),
+    "xlsb": Format("a binary Excel workbook (XLSB)", (".xlsb",), _read_workbook),
+    "ods": Format("an OpenDocument spreadsheet (ODS)", (".ods",), _read_workbook),
+    "parquet": Format("Parquet", (".parquet", ".pq"), _read_parquet),
     "html": Format("an HTML page", (".html", ".htm"), _read_html),
     "json": Format("JSON", (".json", ".jsonl", ".ndjson"), _read_json),
     "jsonl": Format("JSONL", (".jsonl", ".ndjson", ".json"), _read_jsonl),

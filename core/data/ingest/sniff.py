@@ -8,7 +8,7 @@ import re
 from core.data.ingest.label import ACCEPTED
 from core.data.messages import data_error
 
-ZIP, OLE = b"PK", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+ZIP, OLE, PARQUET = b"PK", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", b"PAR1"
 
 # Files that people choose by mistake, by their first bytes.
 _OTHERS = (
@@ -32,7 +32,7 @@ _HTML = re.compile(r"<(!doctype\s+html|html|head|body|table|meta|style)\b", re.I
 
 
 def binary_kind(data: bytes) -> str:
-    """Return ``zip``, ``ole`` or, for what may be text, an empty string.
+    """Return ``zip``, ``ole``, ``parquet`` or, for what may be text, an empty string.
 
     Raises:
         DataError: if the file is empty, damaged or of a kind that holds no class.
@@ -45,6 +45,8 @@ def binary_kind(data: bytes) -> str:
         return "zip"
     if data.startswith(OLE):
         return "ole"
+    if data.startswith(PARQUET):
+        return "parquet"
     for start, kind in _OTHERS:
         if data.startswith(start):
             raise data_error("file.kind", kind=kind, accepted=ACCEPTED)

@@ -5,54 +5,38 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
+from core.data.formula import unprotected
 from core.data.ingest.columns import choose_columns, names_pair
 from core.data.ingest.encoding import has_bad_bytes
+from core.data.ingest.learner import Learner
+from core.data.ingest.names import column_letter, option_columns
+from core.data.ingest.rows import Learned, Row, Table
 from core.data.messages import Findings, data_error
-from core.data.types import Example, Turn
+
+__all__ = ["MOST_ROWS", "Learned", "Row", "Table", "column_letter", "learn", "make_table"]
 
 MOST_ROWS = 50_000
 MOST_COLUMNS = 200
 HEADER_SEARCH = 20  # rows in which the header is looked for
+SAMPLE = 1000  # rows that show how answers name options
+LONGEST_NAME = 30  # characters of a cell in the second row of a header
 
 _SPOKEN = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-_PROTECTED = re.compile(r"'+[=+\-@\t\r\0]")  # what an export writes before a formula
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row of text; ``left_out`` if its reader already said why it cannot be used."""
-
-    cells: tuple[str, ...]
-    where: str
-    left_out: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows under named columns; ``named`` is false where the file has no header."""
-
-    columns: tuple[str, ...]
-    rows: tuple[Row, ...]
-    named: bool = True
-
-
-@dataclass(frozen=True)
-class Learned:
-    """What a table turned out to teach."""
-
-    examples: tuple[Example, ...]
-    mapping: dict[str, str]
-    kind: str = ""  # alpaca, preference or empty
-
-
 def make_table(
-    rows: Iterable[Row], findings: Findings, *, encoding: str = "", delimiter: str = ""
+    rows: Iterable[Row],
+    findings: Findings,
+    *,
+    encoding: str = "",
+    delimiter: str = "",
+    header: bool = False,
 ) -> Table:
     """Find the header among rows as they stand in a file.
 
@@ -61,6 +45,7 @@ def make_table(
         findings: is told what is left out.
         encoding: of the text, to name bytes that do not fit it.
         delimiter: between the cells of a text file, where one too many shifts the others.
+        header: whether the first row is known to be one.
 
     Raises:
         DataError: if there is no row below a header.
@@ -75,22 +60,58 @@ def make_table(
         kept.append(_cleaned(row, findings, encoding))
     if not kept:
         raise data_error("file.empty")
-    at = _header_row(kept)
-    body = kept[at + 1 :]
-    if at < 0:
+    at = 0 if header else _header_row(kept)
+    if header:
+        body = kept[1:]
+        table = Table(_column_names(kept[0].cells, findings), tuple(body))
+    elif at < 0:
+        body = kept
         width = max(len(r.cells) for r in body)
         table = Table(tuple(column_letter(i) for i in range(width)), tuple(body), named=False)
     else:
         for row in kept[:at]:
             number = kept[at].where.removeprefix("row ")
             findings.add("table.above_header", row.where, header=number)
-        table = Table(_column_names(kept[at].cells, findings), tuple(body))
+        names, used = _header_cells(kept[at : at + 2], findings)
+        body = _without_headers(kept[at + used :], names, findings)
+        table = Table(_column_names(names, findings), tuple(body))
     if not body:
         raise data_error("table.no_rows")
     return _squared(_widened(table, delimiter), findings, delimiter)
 
 
-def learn(table: Table, findings: Findings, question: str = "", answer: str = "") -> Learned:
+class More:
+    """Further rows of a table whose header is known, one at a time."""
+
+    def __init__(
+        self, table: Table, findings: Findings, *, encoding: str = "", delimiter: str = ""
+    ) -> None:
+        """Go on where :func:`make_table` ended; arguments as there."""
+        self.columns, self.findings = table.columns, findings
+        self.encoding, self.delimiter = encoding, delimiter
+        self.header = [c.strip() for c in table.columns]
+
+    def add(self, row: Row) -> Row | None:
+        """Return a row as the table holds it; ``None`` if it is blank or the header again."""
+        used = _used(row.cells)
+        if not used and not row.left_out:
+            return None
+        row = _cleaned(row, self.findings, self.encoding)
+        if [c.strip() for c in row.cells[:used]] == self.header[:used] and used > 1:
+            self.findings.add("table.header_again", row.where)
+            return None
+        return _square(row, self.columns, self.findings, self.delimiter)
+
+
+def learn(
+    table: Table,
+    findings: Findings,
+    question: str = "",
+    answer: str = "",
+    *,
+    chosen: Mapping[str, Sequence[str]] | None = None,
+    topic: str = "",
+) -> Learned:
     """Turn rows into examples.
 
     Args:
@@ -98,36 +119,28 @@ def learn(table: Table, findings: Findings, question: str = "", answer: str = ""
         findings: is told the rows that are left out, and guesses.
         question: column of the questions; empty: guessed.
         answer: column of the answers; empty: guessed.
+        chosen: columns of every part, see :func:`~core.data.ingest.columns.choose_columns`.
+        topic: what rows are about where no column says so.
 
     Raises:
         DataError: if a named column does not exist or there is only one.
     """
-    mapping = choose_columns(
-        table.columns, [r.cells for r in table.rows], question, answer, named=table.named
+    cells = [r.cells for r in table.rows if not r.left_out]
+    columns = choose_columns(
+        table.columns, cells, question, answer, named=table.named, chosen=chosen
     )
-    if mapping.guessed:
+    if columns.guessed:
         code = "table.guessed_columns" if table.named else "table.no_header"
-        columns = {"columns": ", ".join(table.columns)} if table.named else {}
-        findings.add(code, question=mapping.question, answer=mapping.answer, **columns)
-    at = {role: table.columns.index(name) for role, name in mapping.names().items()}
-    examples = []
-    for row in table.rows:
-        found = {role: row.cells[i] for role, i in at.items()}
-        if not row.left_out and _usable(found, row.where, findings):
-            examples.append(_example(found, row.where))
-    if mapping.rejected:
+        others = {"columns": ", ".join(table.columns)} if table.named else {}
+        findings.add(code, question=columns.question, answer=columns.answer, **others)
+    learner = Learner(table.columns, columns, cells[:SAMPLE])
+    found = (learner.example(row, findings, topic) for row in table.rows)
+    examples = tuple(example for example in found if example)
+    if "rejected" in columns.parts:
         findings.add("table.chosen_learned")
-    return Learned(tuple(examples), mapping.names(), mapping.kind)
-
-
-def column_letter(index: int) -> str:
-    """Return Excel's name of a column: A .. Z, AA, AB ..."""
-    name = ""
-    index += 1
-    while index:
-        index, rest = divmod(index - 1, 26)
-        name = chr(65 + rest) + name
-    return name
+    return Learned(
+        examples, columns.names(), columns.kind, dict(columns.parts), dict(columns.confidence)
+    )
 
 
 def clean_text(text: str) -> str:
@@ -137,20 +150,26 @@ def clean_text(text: str) -> str:
 
 def _cleaned(row: Row, findings: Findings, encoding: str) -> Row:
     """Take control characters and the protection of formulas from a row's cells."""
-    cells = tuple(c[1:] if c[:1] == "'" and _PROTECTED.match(c) else c for c in row.cells)
-    clean = tuple(map(clean_text, cells))
-    if clean != cells:
-        findings.add("text.control", row.where)
-    if not all(map(_is_text, clean)) and not row.left_out:
-        if encoding and any(map(has_bad_bytes, clean)):
-            findings.add("encoding.bad_bytes", row.where, encoding=encoding)
-        else:
-            findings.add("text.half_character", row.where)
+    cells = row.cells
+    if any(c[:1] == "'" for c in cells):
+        cells = tuple(map(unprotected, cells))
+    clean = cells
+    if not all(map(str.isprintable, cells)):
+        clean = tuple(map(clean_text, cells))
+        if clean != cells:
+            findings.add("text.control", row.where)
+    if not all(map(is_text, clean)):
+        if not row.left_out:
+            bad = bool(encoding) and any(map(has_bad_bytes, clean))
+            code = "encoding.bad_bytes" if bad else "text.half_character"
+            findings.add(code, row.where, **({"encoding": encoding} if bad else {}))
         row = replace(row, left_out=True)
-    return replace(row, cells=tuple(_SURROGATE.sub("\ufffd", c) for c in clean))
+        clean = tuple(_SURROGATE.sub("\ufffd", c) for c in clean)
+    return row if clean is row.cells else replace(row, cells=clean)
 
 
-def _is_text(cell: str) -> bool:
+def is_text(cell: str) -> bool:
+    """Say whether a text has no lone surrogate, half a character."""
     return cell.isascii() or not _SURROGATE.search(cell)
 
 
@@ -163,6 +182,58 @@ def _header_row(rows: Sequence[Row]) -> int:
     if _filled(rows[first]) >= 2 and _looks_like_data(rows[first]):
         return -1
     return first
+
+
+def _header_cells(rows: Sequence[Row], findings: Findings) -> tuple[tuple[str, ...], int]:
+    """Return the cells of a header and how many rows it has.
+
+    Two where the second one names what a merged cell of the first spans (``选项`` over
+    ``A B C D``), or says the same in another language.
+    """
+    top = rows[0].cells
+    if len(rows) < 2:
+        return top, 1
+    below = rows[1].cells
+    texts = [c.strip() for c in below if c.strip()]
+    if len(texts) < 2 or any(len(t) > LONGEST_NAME or t.endswith(("?", "？")) for t in texts):
+        return top, 1
+    width = max(len(top), len(below))
+    top, below = (cells + ("",) * (width - len(cells)) for cells in (top, below))
+    spans = list(top)
+    for i in range(1, width):
+        if not spans[i].strip() and below[i].strip():
+            spans[i] = spans[i - 1]
+    under = [i for i in range(width) if below[i].strip() not in ("", top[i].strip())]
+    beyond = [i for i in under if not top[i].strip()]
+    groups = [i for i in under if top[i].strip() and i + 1 < width and not top[i + 1].strip()]
+    joined = tuple(
+        f"{s.strip()} {b.strip()}".strip() if s.strip() != b.strip() else s
+        for s, b in zip(spans, below, strict=True)
+    )
+    spanned = bool(beyond) and len(beyond) + len(groups) >= len(under)
+    if spanned and (option_columns(joined) or (names_pair(joined) and not names_pair(top))):
+        findings.add("table.two_headers", rows[1].where)
+        return joined, 2
+    if names_pair(top) and names_pair(below) and not any(map(_is_number, texts)):
+        findings.add("table.second_header", rows[1].where)
+        return top, 2
+    return top, 1
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "").isdecimal()
+
+
+def _without_headers(rows: list[Row], names: Sequence[str], findings: Findings) -> list[Row]:
+    """Leave out rows that repeat the header, as pages pasted below each other have them."""
+    header = [c.strip() for c in names if c.strip()]
+    kept = []
+    for row in rows:
+        if row.cells[0] == names[0] and [c.strip() for c in row.cells if c.strip()] == header:
+            findings.add("table.header_again", row.where)
+        else:
+            kept.append(row)
+    return kept
 
 
 def _filled(row: Row) -> int:
@@ -205,41 +276,21 @@ def _squared(table: Table, findings: Findings, delimiter: str) -> Table:
     columns = table.columns[:MOST_COLUMNS]
     if len(columns) < len(table.columns):
         findings.add("table.too_many_columns", limit=MOST_COLUMNS)
-    n = len(columns)
-    rows = []
-    for row in table.rows:
-        cells = (row.cells + ("",) * n)[:n]
-        left_out = row.left_out
-        if delimiter and not left_out and _used(row.cells) > len(table.columns):
-            findings.add("table.extra_cells", row.where, delimiter=_SPOKEN[delimiter])
-            left_out = True
-        rows.append(Row(cells, row.where, left_out))
+    rows = [_square(r, columns, findings, delimiter, len(table.columns)) for r in table.rows]
     return Table(columns, tuple(rows), table.named)
+
+
+def _square(
+    row: Row, columns: Sequence[str], findings: Findings, delimiter: str, most: int = 0
+) -> Row:
+    """Give a row as many cells as there are columns; leave it out if it has more texts."""
+    n = len(columns)
+    left_out = row.left_out
+    if delimiter and not left_out and _used(row.cells) > (most or n):
+        findings.add("table.extra_cells", row.where, delimiter=_SPOKEN[delimiter])
+        left_out = True
+    return Row((row.cells + ("",) * n)[:n], row.where, left_out)
 
 
 def _used(cells: Sequence[str]) -> int:
     return max((i + 1 for i, c in enumerate(cells) if c.strip()), default=0)
-
-
-def _usable(found: dict[str, str], where: str, findings: Findings) -> bool:
-    """Say whether a row can be learned, and tell why not."""
-    if not found["question"].strip():
-        findings.add("table.no_question", where)
-    elif not found["answer"].strip():
-        findings.add("table.no_answer", where)
-    elif "rejected" in found and not found["rejected"].strip():
-        findings.add("table.no_rejected", where)
-    elif found.get("rejected", "").strip() == found["answer"].strip():
-        findings.add("table.chosen_is_rejected", where)
-    else:
-        return True
-    return False
-
-
-def _example(found: dict[str, str], where: str) -> Example:
-    question = found["question"]
-    if found.get("input", "").strip():
-        question = f"{question}\n{found['input']}"
-    system = found.get("system", "")
-    start = (Turn("system", system),) if system.strip() else ()
-    return Example((*start, Turn("user", question), Turn("assistant", found["answer"])), where)

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.data.ingest.encoding import decode, has_bad_bytes
+from core.data.ingest import read_file
+from core.data.ingest.encoding import candidates, decode, has_bad_bytes
 from core.data.messages import Findings
 from core.errors import DataError
 
@@ -81,5 +84,66 @@ def test_an_unknown_encoding_is_refused(encoding: str) -> None:
         decode(b"a", Findings(), encoding)
 
 
-def test_a_stray_nul_does_not_make_utf16() -> None:
-    assert decode(b"question,answer\na\0?,b\n", Findings()).encoding == "utf-8"
+@pytest.mark.parametrize("data", [
+    b"question,answer\na\0?,b\n", b"question,\0answer\n", b"\0question,answer\na?,b\n",
+    CHINESE.replace("光", "\0").encode(),
+])  # fmt: skip
+def test_a_stray_nul_does_not_make_utf16(data: bytes) -> None:
+    assert decode(data, Findings()).encoding == "utf-8"
+
+
+ROW = "什么是光合作用和呼吸作用之间最重要的区别和联系呢,前者储存能量后者释放能量\n"
+LONG_CHINESE = "问题,答案\n" + ROW * 30
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("text", [LONG_CHINESE, TRADITIONAL, JAPANESE, KOREAN, RUSSIAN, GERMAN])
+def test_utf16_without_bom_is_found_by_its_pattern(text: str, encoding: str) -> None:
+    findings = Findings()
+    decoded = decode(text.encode(encoding), findings)
+    assert (decoded.text, decoded.encoding) == (text, encoding)
+    assert findings.problems() == []
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_stray_byte_in_utf16_costs_its_line(encoding: str) -> None:
+    lines = ["question,answer\n", "a?,b\n", "c?,d\n", "e?,f\n"]
+    parts = [line.encode(encoding) for line in lines]
+    parts[2] = parts[2][:2] + b"x" + parts[2][2:]
+    read = decode(b"".join(parts), Findings(), encoding).text.split("\n")
+    assert [read[0], read[1], read[3]] == [line.strip() for line in (lines[0], lines[1], lines[3])]
+    assert has_bad_bytes(read[2])
+
+
+@pytest.mark.parametrize(("text", "encoding"), [
+    (CHINESE, "gb18030"), (TRADITIONAL, "big5hkscs"), (JAPANESE, "cp932"), (GERMAN, "cp1252"),
+    (RUSSIAN, "cp1251"), (KOREAN, "cp949"),
+])  # fmt: skip
+def test_a_guess_comes_with_previews_to_choose_from(text: str, encoding: str) -> None:
+    data = text.encode(encoding)
+    decoded = decode(data, Findings())
+    assert decoded.guessed
+    first, *others = candidates(data, decoded.encoding)
+    assert (first.encoding, first.fits) == (encoding, True)
+    assert first.preview.splitlines()[-1] == text.splitlines()[-1]
+    assert "utf-8" in {c.encoding for c in others}
+    assert len({c.encoding for c in others}) == len(others) >= 7
+    for other in others:  # each can be chosen, and shows what choosing it gives
+        chosen = decode(data, Findings(), other.encoding)
+        assert has_bad_bytes(chosen.text) or other.fits or "\ufffd" in chosen.text
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_have_candidates(data: bytes) -> None:
+    assert len(candidates(data)) >= 8
+
+
+def test_the_result_of_a_guess_carries_the_menu(tmp_path: Path) -> None:
+    path = tmp_path / "class.csv"
+    path.write_bytes(CHINESE.encode("gbk"))
+    result = read_file(path)
+    assert result.encodings[0].encoding == result.encoding == "gb18030"
+    assert "光合作用" in result.encodings[0].preview
+    assert read_file(path, encoding="big5hkscs").encodings[0].encoding == "big5hkscs"
+    path.write_text(CHINESE, "utf-8")
+    assert read_file(path).encodings == ()

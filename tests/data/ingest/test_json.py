@@ -22,6 +22,10 @@ def read_lines(folder: Path, *records: object) -> ReadResult:
     return read_text("".join(json.dumps(r) + "\n" for r in records), folder)
 
 
+def read_json(folder: Path, value: object) -> ReadResult:
+    return read_text(json.dumps(value), folder, "class.json")
+
+
 def found(result: ReadResult) -> dict[str, str]:
     return {p.code: p.where for p in result.problems if p.code != "health.one_example"}
 
@@ -92,7 +96,7 @@ def test_a_bad_line_is_named_and_the_others_are_read(line: str, code: str, tmp_p
     ("42", "list"),
     ('["a", "b"]', "list"),
     ("{}", "keys"),
-    ('[{"id": 1, "tags": ["x"]}]', "column"),
+    ('[{"id": 1, "tags": [7]}]', "column"),
     ("[{'question': 'a'}]", "double quotes"),
 ])  # fmt: skip
 def test_what_cannot_be_used_is_said(text: str, said: str, tmp_path: Path) -> None:
@@ -180,3 +184,68 @@ def test_the_format_is_named(record: object, kind: str, tmp_path: Path) -> None:
 def test_extra_keys_do_no_harm(tmp_path: Path) -> None:
     record = {"__class__": "os.system", "__proto__": {"x": 1}, "question": "a", "answer": "b"}
     assert read_lines(tmp_path, record).examples[0].answer == "b"
+
+
+PAIR = [("1 + 1?", "2"), ("2 + 2?", "4")]
+
+
+@pytest.mark.parametrize("value", [
+    {"question": ["1 + 1?", "2 + 2?"], "answer": ["2", "4"]},
+    {"question": {"0": "1 + 1?", "1": "2 + 2?"}, "answer": {"0": "2", "1": "4"}},
+    {"1 + 1?": "2", "2 + 2?": "4"},
+    [["1 + 1?", "2"], ["2 + 2?", "4"]],
+    [["question", "answer"], ["1 + 1?", "2"], ["2 + 2?", "4"]],
+    {"data": {"train": [{"q": "1 + 1?", "a": "2"}, {"q": "2 + 2?", "a": "4"}]}},
+    {"first": {"q": "1 + 1?", "a": "2"}, "second": {"q": "2 + 2?", "a": "4"}},
+    [{"questionText": "1 + 1?", "correctAnswer": 2},
+     {"questionText": "2 + 2?", "correctAnswer": 4}],
+    [{"qa": {"question": "1 + 1?", "answer": ["2", "two"]}},
+     {"qa": {"question": "2 + 2?", "answer": ["4"]}}],
+    [{"question": "1 + 1?", "answers": {"text": ["2"], "answer_start": [0]}},
+     {"question": "2 + 2?", "answers": {"text": ["4"], "answer_start": [0]}}],
+])  # fmt: skip
+def test_every_way_to_nest_pairs(value: object, tmp_path: Path) -> None:
+    result = read_json(tmp_path, value)
+    assert [(e.question, e.answer) for e in result.examples] == PAIR
+
+
+@pytest.mark.parametrize("record", [
+    {"question": "Sky?", "options": ["red", "blue"], "answer": "B"},
+    {"question": "Sky?", "options": ["(A)red", "(B)blue"], "label": "B", "answer": None},
+    {"question": "Sky?", "choices": ["red", "blue"], "answer": 1},
+    {"question": "Sky?", "options": {"A": "red", "B": "blue"}, "answer": "B"},
+    {"question": {"stem": "Sky?", "choices": [{"label": "A", "text": "red"},
+                                              {"label": "B", "text": "blue"}]}, "answerKey": "B"},
+    {"question": "Sky?", "choices": {"text": ["red", "blue"], "label": ["A", "B"]},
+     "answerKey": "B"},
+    {"question": "Sky?", "A": "red", "B": "blue", "C": "", "answer": "B"},
+])  # fmt: skip
+def test_options_of_a_record(record: dict[str, object], tmp_path: Path) -> None:
+    other = {**record, "answer": 0} if record.get("answer") == 1 else record
+    result = read_json(tmp_path, [record, other])
+    assert (result.examples[0].question, result.examples[0].answer) == (
+        "Sky?\nA. red\nB. blue", "blue",
+    )  # fmt: skip
+
+
+def test_squad_comes_out_with_its_passages(tmp_path: Path) -> None:
+    asked = [{"id": "1", "question": "Which is long?", "answers": [{"text": "the Nile"}]},
+             {"id": "2", "question": "Which is short?", "answers": []}]  # fmt: skip
+    article = {"title": "Rivers", "paragraphs": [{"context": "The Nile is long.", "qas": asked}]}
+    result = read_json(tmp_path, {"version": "2.0", "data": [article]})
+    (example,) = result.examples
+    assert example.question == "The Nile is long.\n\nWhich is long?"
+    assert (example.answer, example.topic, example.where) == ("the Nile", "Rivers", "item 1")
+    assert found(result)["table.no_answer"] == "item 2"
+
+
+@pytest.mark.parametrize("record", [
+    {"prompt": [{"role": "user", "content": "a?"}],
+     "completion": [{"role": "assistant", "content": "b"}]},
+    {"conversations": [{"from": "human", "value": "a?"}],
+     "chosen": {"from": "gpt", "value": "b"}, "rejected": {"from": "gpt", "value": "c"}},
+    {"dialog": [{"speaker": "用户", "text": "a?"}, {"speaker": "助手", "text": "b"}]},
+])  # fmt: skip
+def test_other_ways_to_write_a_conversation(record: object, tmp_path: Path) -> None:
+    result = read_json(tmp_path, [record])
+    assert [[t.content for t in e.turns] for e in result.examples] == [["a?", "b"]]

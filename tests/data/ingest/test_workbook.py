@@ -101,9 +101,9 @@ def test_a_sheet_is_read_with_excels_row_numbers(tmp_path: Path) -> None:
 def several(workbook: Any) -> None:
     workbook.active.title = "Notes"
     workbook.active.append(["only a note"])
-    for name in ("Unit 1", "Unit 2"):
+    for name, columns in (("Unit 1", ["question", "answer"]), ("Unit 2", ["front", "back"])):
         sheet = workbook.create_sheet(name)
-        sheet.append(["question", "answer"])
+        sheet.append(columns)
         sheet.append([f"{name}?", "yes"])
     workbook.create_sheet("Empty")
 
@@ -113,6 +113,63 @@ def test_the_first_sheet_with_questions_is_read_and_the_others_named(tmp_path: P
     assert (result.sheet, result.sheets) == ("Unit 1", ("Notes", "Unit 1", "Unit 2"))
     assert found(result) == {"excel.sheets": ""}
     assert "Notes, Unit 1, Unit 2" in result.problems[0].what
+
+
+def alike(workbook: Any) -> None:
+    several(workbook)
+    sheet = workbook.create_sheet("Unit 3")
+    for row in ("Question", "Answer"), ("Unit 3?", "no"), ("lost?", None):
+        sheet.append(row)
+
+
+def test_sheets_with_the_same_columns_are_one_class(tmp_path: Path) -> None:
+    path = book(alike, tmp_path)
+    result = read_file(path)
+    assert learned(result) == [
+        ("Unit 1 row 2", "Unit 1?", "yes"),
+        ("Unit 3 row 2", "Unit 3?", "no"),
+    ]
+    assert [e.topic for e in result.examples] == ["Unit 1", "Unit 3"]
+    assert (result.sheet, result.sheets) == ("", ("Notes", "Unit 1", "Unit 2", "Unit 3"))
+    assert found(result) == {"excel.sheets_joined": "", "table.no_answer": "Unit 3 row 3"}
+    assert read_file(path, sheet="*") == result
+    assert learned(read_file(path, sheet="Unit 3")) == [("row 2", "Unit 3?", "no")]
+
+
+def test_hidden_sheets_are_read_only_when_chosen(tmp_path: Path) -> None:
+    def fill(workbook: Any) -> None:
+        alike(workbook)
+        workbook["Unit 1"].sheet_state = "hidden"
+
+    path = book(fill, tmp_path)
+    assert [e.question for e in read_file(path).examples] == ["Unit 2?"]
+    assert [e.question for e in read_file(path, sheet="Unit 1").examples] == ["Unit 1?"]
+
+
+def test_a_merged_cell_counts_for_each_row_beside_it(tmp_path: Path) -> None:
+    def fill(workbook: Any) -> None:
+        sheet = workbook.active
+        for row in (["Class 7", "", ""], ["topic", "question", "answer"], ["rivers", "a?", "b"],
+                    ["", "c?", "d"], ["", "", ""], ["", "e?", "f"]):  # fmt: skip
+            sheet.append(row)
+        sheet.merge_cells("A1:C1")
+        sheet.merge_cells("A3:A5")
+
+    result = read_file(book(fill, tmp_path))
+    assert [(e.where, e.topic) for e in result.examples] == [
+        ("row 3", "rivers"), ("row 4", "rivers"), ("row 6", ""),
+    ]  # fmt: skip
+    assert [p.where for p in result.problems if p.code == "excel.merged"] == ["row 4"]
+
+
+def test_hidden_rows_are_read_and_named(tmp_path: Path) -> None:
+    def fill(workbook: Any) -> None:
+        sheet_of([["question", "answer"], ["a?", "b"], ["c?", "d"]])(workbook)
+        workbook.active.row_dimensions[3].hidden = True
+
+    result = read_file(book(fill, tmp_path))
+    assert len(result.examples) == 2
+    assert [p.where for p in result.problems if p.code == "excel.hidden_rows"] == ["row 3"]
 
 
 def test_the_teachers_sheet_counts(tmp_path: Path) -> None:

@@ -1,0 +1,75 @@
+"""Records of JSON and Parquet files that hold no messages: nested values to columns of text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from core.data.ingest.choices import values_of
+from core.data.ingest.json_text import Number, Record
+from core.data.ingest.names import ANSWER, OPTIONS, QUESTION, WRONG, normal_name
+from core.data.ingest.table import Row
+
+MOST_ITEMS = 20  # of a list that is shown as text; longer ones are vectors, not words
+DEEPEST = 4  # levels of objects inside each other
+
+
+def flat_rows(records: Sequence[Record]) -> tuple[tuple[str, ...], list[Row]]:
+    """Return records as columns and rows of text.
+
+    Options stay a list in their cell, of several accepted answers the first is taken, and objects
+    inside an object give columns of their own.
+    """
+    flat = [dict(_leaves(r.value)) for r in records]
+    columns: dict[str, None] = {}
+    for record in flat:
+        columns.update(dict.fromkeys(record))
+    names = tuple(columns)
+    rows = [
+        Row(tuple(cells.get(n, "") for n in names), r.where)
+        for cells, r in zip(flat, records, strict=True)
+    ]
+    return names, rows
+
+
+def _leaves(value: dict[str, Any], depth: int = 0) -> Iterator[tuple[str, str]]:
+    """Yield keys and texts; an inner key that is taken gets the outer one in front of it."""
+    seen = set(value)
+    for key, inner in value.items():
+        text = _text(key, inner)
+        if text is not None:
+            yield key, text
+            continue
+        if isinstance(inner, list) and len(inner) == 1:
+            inner = inner[0]
+        if not isinstance(inner, dict) or depth == DEEPEST:
+            continue
+        for name, leaf in _leaves(inner, depth + 1):
+            unique = f"{key}.{name}" if name in seen else name
+            seen.add(unique)
+            yield unique, leaf
+
+
+def _text(key: str, value: Any) -> str | None:
+    """Return a value as a cell; ``None`` if it is none."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return str(value)
+    name = normal_name(key)
+    options = values_of(value) if isinstance(value, list | dict) else []
+    if name in (*OPTIONS, *WRONG) and options:
+        return json.dumps(options, ensure_ascii=False)
+    texts = isinstance(value, list) or (isinstance(value, dict) and "text" in value)
+    if name in (*QUESTION, *ANSWER) and options and texts:
+        return options[0] if name in ANSWER else "\n".join(options)
+    if isinstance(value, list) and len(value) <= MOST_ITEMS and all(map(_is_word, value)):
+        return "; ".join(map(str, value))
+    return None
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and not isinstance(value, Number)
