@@ -283,6 +283,8 @@ def _guess_pair(guess: _Guess) -> None:
         if part in guess.parts or (part == "answer" and "correct" in guess.parts):
             continue
         free = guess.free()
+        if part == "question":  # "q" may also be a quantity
+            free = ["" if _only_numbers(guess.cells(i)) else n for i, n in enumerate(free)]
         exact = _exact(free, known)
         place = exact if exact is not None else _recognised(free, known)
         if place is not None:
@@ -291,6 +293,11 @@ def _guess_pair(guess: _Guess) -> None:
         guess.put("question", (_next_text(guess, after=-1),), PLACE)
     if "answer" not in guess.parts and "correct" not in guess.parts:
         guess.put("answer", (_next_text(guess, after=guess.parts["question"][-1]),), PLACE)
+
+
+def _only_numbers(cells: Sequence[str]) -> bool:
+    """Say whether there are cells and all of them are numbers."""
+    return bool(cells) and all(c.strip().replace(".", "", 1).isdecimal() for c in cells)
 
 
 def _guess_others(guess: _Guess) -> None:

@@ -18,7 +18,7 @@ from core.data.ingest import (
     workbook,
 )
 from core.data.ingest.encoding import Decoded, candidates, decode
-from core.data.ingest.flatten import flat_rows
+from core.data.ingest.flatten import flat_rows, hold_texts
 from core.data.ingest.label import clean_label, suffix_of
 from core.data.ingest.package import ole_kind, zip_kind
 from core.data.ingest.questions import question_rows
@@ -210,7 +210,7 @@ def _from_records(
     keys = [conversations.message_key(r) for r in records]
     if not any(keys) and not any(isinstance(r.value.get("chosen"), list) for r in records):
         columns, rows = flat_rows(records)
-        if not columns:
+        if not hold_texts(columns, rows):
             found = dict.fromkeys(k for r in records for k in r.value)
             raise data_error("json.no_texts", keys=", ".join(found) or "none")
         header = Row(columns, "header")
