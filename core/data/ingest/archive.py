@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import lzma
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -12,13 +14,17 @@ from contextlib import contextmanager
 from core.data.ingest.package import LARGEST, PROLOG, RATIO, RATIO_FROM, check_names
 from core.data.messages import data_error
 
+# What zipfile and its decompressors raise on damaged files.
+STUMBLES = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError,
+            NotImplementedError, RuntimeError, ValueError, KeyError, OverflowError)  # fmt: skip
+
 
 def names_in(data: bytes) -> set[str]:
     """Return the names of a package's parts; none if it is no zip file that can be opened."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as package:
             return set(package.namelist())
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, OSError):
+    except STUMBLES:
         return set()
 
 
@@ -33,9 +39,7 @@ def opened(data: bytes) -> Iterator[zipfile.ZipFile]:
         with zipfile.ZipFile(io.BytesIO(data)) as package:
             check_names(package.infolist(), "package.not_safe")
             yield package
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise data_error("package.damaged") from error
-    except RuntimeError as error:  # zipfile's word for a part that is encrypted
+    except STUMBLES as error:  # RuntimeError is zipfile's word for a part that is encrypted
         code = "package.password" if "password" in str(error) else "package.damaged"
         raise data_error(code) from error
 

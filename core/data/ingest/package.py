@@ -10,6 +10,7 @@ import zipfile
 import zlib
 
 from core.data.messages import data_error
+from core.errors import DataError
 
 LARGEST = 200 * 2**20  # bytes of all parts, unpacked
 RATIO = 200  # unpacked bytes of one packed byte ...
@@ -50,7 +51,9 @@ def check_parts(data: bytes) -> None:
             parts = package.infolist()
             check_names(parts, "package.not_safe")
             _check_sizes(package, parts, "package.not_safe", "package.too_large")
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # whatever a damaged file makes zipfile stumble over
         code = "package.password" if "password" in str(error) else "package.damaged"
         raise data_error(code) from error
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from core.data.ingest.encoding import Decoded
 from core.data.ingest.question_formats import FORMATS as QUESTION_FORMATS
-from core.data.ingest.question_formats import text_kind
+from core.data.ingest.question_formats import binary_kind, text_kind
 from core.data.ingest.reader import FORMATS, Source
 from core.data.messages import Findings
 from core.errors import DataError
@@ -300,6 +300,22 @@ def test_collections_with_any_note_types_are_read_or_refused(
         database.execute("INSERT INTO templates VALUES (1, 0, ?)", [config])
     read("anki_collection", database.serialize(), "")
     database.close()
+
+
+@FEW
+@given(
+    st.sampled_from(["qti_package", "anki", "docx"]),
+    st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=6),
+)
+def test_damaged_packages_are_read_or_refused(kind: str, changes: list[tuple[int, int]]) -> None:
+    quiz = b'<quiz><question type="essay"><questiontext/></question></quiz>'
+    data = bytearray(
+        packed({"quiz.xml": quiz, "collection.anki2": quiz, "word/document.xml": quiz})
+    )
+    for place, value in changes:
+        data[place % len(data)] = value
+    binary_kind(bytes(data))
+    read(kind, bytes(data), "")
 
 
 def packed(parts: dict[str, bytes]) -> bytes:
