@@ -21,6 +21,7 @@ from core.config import RunConfig, parse_size
 from core.errors import ConfigError, StudioError
 from core.home import home
 from core.modelcheck import is_shape
+from core.recipe import load_settings
 from core.runs.attached import prepare_folder, run_attached
 from core.runs.explain import error_document, explain
 from core.runs.service import Service, ServiceError
@@ -100,6 +101,12 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pairs", action="store_true", help="read it as pairs of questions with a label"
     )
+    parser.add_argument(
+        "--import",
+        dest="into",
+        metavar="DIR",
+        help="import a large CSV, TSV, JSONL or Parquet file into this folder, for --data DIR",
+    )
     _add_reading(parser)
     parser.add_argument("--sheet", default="", help="sheet of a workbook")
     parser.add_argument("--encoding", default="", help="text encoding; empty: recognised")
@@ -121,7 +128,11 @@ def _add_pairs(parser: argparse.ArgumentParser) -> None:
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     """Add an option for every field of the configuration, with its help and unit."""
-    parser.add_argument("--config", metavar="FILE", help="saved settings; options go before them")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="saved settings, or a recipe in YAML; options go before them",
+    )
     parser.add_argument("--data", metavar="FILE", help="the class file", default=None)
     parser.add_argument(
         "--budget", metavar="SIZE", help="memory of the training process, e.g. 900MB or 1.5GB"
@@ -222,7 +233,12 @@ def configure(options: argparse.Namespace) -> RunConfig:
     Raises:
         ConfigError: a setting is wrong, or there is no data.
     """
-    tree = RunConfig.load(Path(options.config)).to_json() if options.config else {}
+    tree: Document = {}
+    if options.config:
+        config, told = load_settings(Path(options.config))
+        tree = config.to_json()
+        for problem in told:
+            Screen().say(f"{problem.severity}: {problem.sentence()}")
     given = {path: getattr(options, path) for path, _, _ in settings()}
     given |= {"data.path": options.data, **_reading(options.map)}
     if options.budget is not None:
@@ -320,11 +336,31 @@ def data(options: argparse.Namespace, screen: Screen) -> Outcome:
     if options.pairs:
         return _pair_data(path, options, screen)
     mapped = options.map or {}
+    if options.into:
+        return _import(path, Path(options.into).expanduser(), mapped, options, screen)
     result = read_isolated(path, sheet=options.sheet, encoding=options.encoding, **mapped)
     screen.say(f"{path.name}: {result.format}, {len(result.examples)} examples")
     for problem in result.problems:
         screen.say(f"{problem.severity}: {problem.sentence()}")
     return 0, result.to_json()
+
+
+def _import(
+    path: Path, to: Path, mapped: dict[str, str], options: argparse.Namespace, screen: Screen
+) -> Outcome:
+    from core.data.ingest import large
+    from core.data.ingest.stream import Progress
+
+    def show(progress: Progress) -> None:
+        share = 100 * progress.done / max(1, progress.total)
+        left = f"{progress.rate:,.0f} rows a second, {progress.seconds_left:.0f} s left"
+        screen.progress(f"importing {share:3.0f} % ({progress.rows:,} rows, {left})")
+
+    found = large.import_isolated(path, to, encoding=options.encoding, progress=show, **mapped)
+    screen.say(f"{path.name}: {found.about.format}, {found.about.examples} examples in {to.name}")
+    for problem in found.about.problems:
+        screen.say(f"{problem.severity}: {problem.sentence()}")
+    return 0, large.summary(found.about)
 
 
 def _pair_data(path: Path, options: argparse.Namespace, screen: Screen) -> Outcome:

@@ -11,11 +11,13 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,10 +26,13 @@ from core.adapters import store
 from core.adapters.start import start_model
 from core.config import RunConfig
 from core.data import frozen
+from core.data.arrow import Chosen, Joined
 from core.data.chat import ChatFormat, Encoded
-from core.data.ingest import read_isolated
+from core.data.ingest import large, read_isolated
+from core.data.ondisk import split_on_disk
 from core.data.packing import Schedule, pack_rows, shared_beginning
 from core.data.split import Split, split
+from core.data.tokens import TokensOnDisk
 from core.data.trainable import require_answers
 from core.data.types import Example
 from core.device import device_of, peak_bytes, release, within_budget
@@ -85,11 +90,11 @@ class Lesson:
     path: Path
     tokenizer: Any
     chat: ChatFormat
-    train: list[Encoded]
-    quiz: list[Encoded]
+    train: Sequence[Encoded]
+    quiz: Sequence[Encoded]
     split: Split
     shared: int
-    examples: list[Example]
+    examples: Sequence[Example]
 
 
 def plan_run(config: RunConfig, emit: Emit) -> Plan:
@@ -306,13 +311,18 @@ def _with_plan(config: RunConfig) -> RunConfig:
 # --- data ----------------------------------------------------------------------------------------
 
 
-def _read(config: RunConfig) -> tuple[tuple[Example, ...], Split]:
-    """The class file, or data that is frozen already."""
+def _read(config: RunConfig) -> tuple[Sequence[Example], Split]:
+    """The class file, a large class that was imported, or data that is frozen already."""
     path = Path(config.data.path)
     if frozen.is_frozen(path):
         sides = frozen.load_frozen(path)
-        return (*sides.train, *sides.quiz), sides
+        return Joined(sides.train, sides.quiz), sides
     d = config.data
+    if large.is_imported(path):
+        examples = large.load(path).examples
+        return examples, split_on_disk(
+            examples, share=d.quiz_share, largest=d.max_quiz, seed=config.train.seed
+        )
     found = read_isolated(
         path, question=d.question, answer=d.answer, sheet=d.sheet, encoding=d.encoding
     )
@@ -326,7 +336,7 @@ def _lesson(config: RunConfig, sides: Split, emit: Emit, out: Path | None = None
     )
     if config.method == "distill":
         teacher, path = path, students.prepare(config, out or Path())
-        students.same_tokenizer(teacher, path, [*sides.train, *sides.quiz])
+        students.same_tokenizer(teacher, path, Joined(sides.train, sides.quiz))
     tokenizer = modelload.load_tokenizer(path)
     chat = ChatFormat.of(tokenizer)
     train, examples = _encoded(chat, sides.train, config.train.max_length, emit)
@@ -341,27 +351,40 @@ def _lesson(config: RunConfig, sides: Split, emit: Emit, out: Path | None = None
 
 
 def _encoded(
-    chat: ChatFormat, examples: tuple[Example, ...], longest: int, emit: Emit
-) -> tuple[list[Encoded], list[Example]]:
-    """Encode what fits, with the examples that did; name what does not."""
-    kept, fitting, refused, cut = [], [], [], 0
-    for example in examples:
-        try:
-            one = chat.encode(example, longest)
-        except DataError:
-            refused.append(example.where)
-            continue
-        kept.append(one)
-        fitting.append(example)
-        cut += bool(one.cut)
+    chat: ChatFormat, examples: Sequence[Example], longest: int, emit: Emit
+) -> tuple[Sequence[Encoded], Sequence[Example]]:
+    """Encode what fits, with the examples that did; name what does not.
+
+    Of a large class the tokens are kept on disk, and the examples stay where they are.
+    """
+    places, refused, cut = array("q"), [], 0
+
+    def fitting() -> Iterator[Encoded]:
+        nonlocal cut
+        for i, example in enumerate(examples):
+            try:
+                one = chat.encode(example, longest)
+            except DataError:
+                refused.append(example.where)
+                continue
+            places.append(i)
+            cut += bool(one.cut)
+            yield one
+
+    if len(examples) > frozen.MOST_IN_MEMORY:
+        kept: Sequence[Encoded] = TokensOnDisk(fitting())
+        whole: Sequence[Example] = Chosen(examples, np.array(places, np.int64))
+    else:
+        kept = list(fitting())
+        whole = [examples[i] for i in places]
     if refused:
         emit(Note(f"Too long and left out: {', '.join(refused[:10])}.", "data.too_long"))
     if cut:
         emit(Note(f"{cut} answers are cut at {longest} tokens.", "data.cut"))
-    return kept, fitting
+    return kept, whole
 
 
-def _beginning(path: Path, encoded: list[Encoded]) -> int:
+def _beginning(path: Path, encoded: Sequence[Encoded]) -> int:
     """Tokens that rows of these examples hold once.
 
     Models that look back over a window would need a mask of their own for examples longer than it;
@@ -564,7 +587,9 @@ def _requantizer(
     )
 
 
-def _set_apart(encoded: list[Encoded], tokens: int) -> tuple[list[Encoded], list[Encoded]]:
+def _set_apart(
+    encoded: Sequence[Encoded], tokens: int
+) -> tuple[Sequence[Encoded], Sequence[Encoded]]:
     """Examples of about so many learned tokens from all of the class, and the others.
 
     At least half of the class is left over; of a single example both are that one.

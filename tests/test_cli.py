@@ -11,6 +11,7 @@ import pytest
 
 from core import cli
 from core.config import RunConfig
+from core.data.ingest import large
 from core.errors import ConfigError, MemoryBudgetError
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -155,6 +156,18 @@ def test_models_and_doctor_print_what_the_contract_names(capsysbinary):
     code, out, _ = run(capsysbinary, "doctor", "--json")
     assert code == 0
     assert {"device", "memory_bytes", "versions", "problems"} <= set(json.loads(out))
+
+
+def test_a_large_file_is_imported_into_a_folder(capsysbinary, csv, tmp_path):
+    code, out, err = run(
+        capsysbinary, "data", str(csv), "--import", str(tmp_path / "big"), "--json"
+    )
+    assert code == 0, err
+    document = json.loads(out)
+    assert document["examples"] > 0
+    assert document["columns"] == ["question", "answer"]
+    assert large.is_imported(tmp_path / "big")
+    assert len(large.load(tmp_path / "big").examples) == document["examples"]
 
 
 def test_chinese_survives_a_terminal_that_cannot_show_it(csv):

@@ -106,6 +106,8 @@ class ArrowExamples(Sequence[Example]):
         self._batches = list(reader)
         sizes = [b.num_rows for b in self._batches]
         self._starts: NDArray[np.int64] = np.cumsum([0, *sizes]).astype(np.int64)
+        self._last = -2  # the place that was asked for last
+        self._batch = -1, list[Example]()  # the batch that is being read through
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -123,8 +125,13 @@ class ArrowExamples(Sequence[Example]):
         if not 0 <= place < len(self):
             raise IndexError(at)
         k = int(np.searchsorted(self._starts, place, "right")) - 1
-        row = self._batches[k].slice(place - int(self._starts[k]), 1)
-        return _example(row.to_pylist()[0])
+        at = place - int(self._starts[k])
+        near, self._last = 0 < place - self._last <= 16, place
+        if near and self._batch[0] != k:  # one after the other: the batch as a whole is faster
+            self._batch = k, list(map(_example, self._batches[k].to_pylist()))
+        if self._batch[0] == k:
+            return self._batch[1][at]
+        return _example(self._batches[k].slice(at, 1).to_pylist()[0])
 
     def __iter__(self) -> Iterator[Example]:
         """Yield all, a batch at a time in memory."""
@@ -171,6 +178,37 @@ class Chosen(Sequence[Example]):
                 following = next(wanted, -1)
                 if following < 0:
                     return
+
+
+class Joined(Sequence[Example]):
+    """Two sequences of examples, one after the other."""
+
+    def __init__(self, first: Sequence[Example], second: Sequence[Example]) -> None:
+        """Give the two."""
+        self.first, self.second = first, second
+
+    def __len__(self) -> int:
+        """Return how many there are in both."""
+        return len(self.first) + len(self.second)
+
+    @overload
+    def __getitem__(self, at: int) -> Example: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Example]: ...
+    def __getitem__(self, at: int | slice) -> Example | Sequence[Example]:
+        """Return one example, or a part of them."""
+        if isinstance(at, slice):
+            return Chosen(self, np.arange(len(self))[at])
+        place = at + len(self) if at < 0 else at
+        if not 0 <= place < len(self):
+            raise IndexError(at)
+        n = len(self.first)
+        return self.first[place] if place < n else self.second[place - n]
+
+    def __iter__(self) -> Iterator[Example]:
+        """Yield those of the first, then those of the second."""
+        yield from self.first
+        yield from self.second
 
 
 class TextsOf(Sequence[str]):

@@ -7,9 +7,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from core.data.split import Split
 from core.data.types import Example
@@ -19,6 +20,7 @@ from core.whole import sync_folder
 VERSION = 1
 MANIFEST = "manifest.json"
 SIDES = ("train", "quiz")
+MOST_IN_MEMORY = 50_000  # examples of a side; more are read from the file one at a time
 
 
 def freeze(examples: Sequence[Example], split: Split, folder: Path) -> str:
@@ -80,31 +82,36 @@ def is_frozen(folder: Path) -> bool:
 
 
 def _write(folder: Path, examples: Sequence[Example], split: Split) -> None:
-    files = {
-        "train.jsonl": _lines(split.train),
-        "quiz.jsonl": _lines(split.quiz),
-    }
+    sides = {"train.jsonl": split.train, "quiz.jsonl": split.quiz}
+    files = {name: _write_side(folder / name, side) for name, side in sides.items()}
     manifest = {
         "version": VERSION,
         "sha256": split.sha256,
         "examples": len(examples),
         "counts": {"train": len(split.train), "quiz": len(split.quiz)},
-        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        "files": files,
         "problems": [p.to_json() for p in split.problems],
     }
-    text = json.dumps(manifest, indent=2, ensure_ascii=False)
-    for name, data in {**files, MANIFEST: text.encode()}.items():
-        with (folder / name).open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+    with (folder / MANIFEST).open("wb") as file:
+        file.write(json.dumps(manifest, indent=2, ensure_ascii=False).encode())
+        file.flush()
+        os.fsync(file.fileno())
     sync_folder(folder)
 
 
-def _lines(examples: Iterable[Example]) -> bytes:
-    lines = (json.dumps(e.to_json(), ensure_ascii=False) + "\n" for e in examples)
-    # a lone surrogate (possible in JSON) has no UTF-8 form of its own
-    return "".join(lines).encode("utf-8", "surrogatepass")
+def _write_side(path: Path, examples: Iterable[Example]) -> str:
+    """Write examples as lines, one at a time; return the file's SHA-256."""
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for example in examples:
+            text = json.dumps(example.to_json(), ensure_ascii=False) + "\n"
+            # a lone surrogate (possible in JSON) has no UTF-8 form of its own
+            line = text.encode("utf-8", "surrogatepass")
+            digest.update(line)
+            file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -125,15 +132,57 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _load_side(path: Path, manifest: dict[str, Any]) -> tuple[Example, ...]:
+def _load_side(path: Path, manifest: dict[str, Any]) -> Sequence[Example]:
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise _damaged(path) from error
-    if hashlib.sha256(data).hexdigest() != manifest["files"].get(path.name):
+    if digest != manifest["files"].get(path.name):
         raise _damaged(path)
-    lines = data.decode("utf-8", "surrogatepass").split("\n")
-    return tuple(Example.from_json(json.loads(line)) for line in lines if line)
+    lines = Lines(path)
+    return lines if len(lines) > MOST_IN_MEMORY else tuple(lines)
+
+
+class Lines(Sequence[Example]):
+    """Examples in a file of lines, read when they are asked for; eight bytes of each in memory."""
+
+    def __init__(self, path: Path) -> None:
+        """Look for the beginnings of the lines."""
+        self._path = path
+        begins = array("q", [0])
+        with path.open("rb") as file:
+            for line in file:
+                begins.append(begins[-1] + len(line))
+        self._begins = begins
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._begins) - 1
+
+    @overload
+    def __getitem__(self, at: int) -> Example: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Example]: ...
+    def __getitem__(self, at: int | slice) -> Example | list[Example]:
+        """Return one example, or a part of them in memory."""
+        if isinstance(at, slice):
+            return [self[i] for i in range(len(self))[at]]
+        place = at + len(self) if at < 0 else at
+        if not 0 <= place < len(self):
+            raise IndexError(at)
+        with self._path.open("rb") as file:
+            file.seek(self._begins[place])
+            return _example(file.readline())
+
+    def __iter__(self) -> Iterator[Example]:
+        """Yield all of them, one at a time in memory."""
+        with self._path.open("rb") as file:
+            yield from map(_example, file)
+
+
+def _example(line: bytes) -> Example:
+    return Example.from_json(json.loads(line.decode("utf-8", "surrogatepass")))
 
 
 def _problem(record: dict[str, Any]) -> Problem:

@@ -41,7 +41,7 @@ CODES: dict[str, Message] = {
     "file.empty": _error("The file is empty.", "Choose a file with questions and answers."),
     "file.too_large": _error(
         "The file is too large: {size} MB, at most {limit} MB can be read.",
-        "Split it or remove what is no question or answer.",
+        "Split it, or import it on the command line: data FILE --import FOLDER.",
     ),
     "file.damaged": _error(
         "The file holds no text and is probably damaged.", "Take another copy of it."

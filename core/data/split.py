@@ -16,6 +16,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -37,16 +38,16 @@ class Split:
     """The two sides of a class, each in the order of the file.
 
     Attributes:
-        train: examples that are learned.
+        train: examples that are learned; of a large class on disk.
         quiz: examples held out.
         problems: what to know about the split (a small class).
     """
 
-    train: tuple[Example, ...]
-    quiz: tuple[Example, ...]
+    train: Sequence[Example]
+    quiz: Sequence[Example]
     problems: tuple[Problem, ...] = ()
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """SHA-256 over both sides; places in the file do not count."""
         sides = f"train {data_sha256(self.train)}\nquiz {data_sha256(self.quiz)}\n"
@@ -73,11 +74,11 @@ def split(examples: Sequence[Example], *, share: float, largest: int, seed: int)
     wanted = min(round(share * len(examples)), largest)
     groups = duplicate_groups(examples)
     if len(groups) < TOO_FEW_GROUPS:
-        return Split(tuple(examples), (), (_no_quiz(len(groups)),))
+        return Split(tuple(examples), (), (no_quiz(len(groups)),))
     chosen = _choose(groups, examples, max(wanted, 1), seed)
     train = tuple(e for i, e in enumerate(examples) if i not in chosen)
     quiz = tuple(e for i, e in enumerate(examples) if i in chosen)
-    few = (_small_quiz(len(groups), len(quiz)),) if len(groups) < FEW_GROUPS else ()
+    few = (small_quiz(len(groups), len(quiz)),) if len(groups) < FEW_GROUPS else ()
     return Split(train, quiz, few)
 
 
@@ -188,7 +189,8 @@ class DisjointSets:
         self.parent[b] = a
 
 
-def _no_quiz(groups: int) -> Problem:
+def no_quiz(groups: int) -> Problem:
+    """Say that there are too few groups of questions to keep some for a quiz."""
     return Problem(
         where="",
         what=f"There are only {groups} different questions, too few to keep some for a quiz.",
@@ -199,7 +201,8 @@ def _no_quiz(groups: int) -> Problem:
     )
 
 
-def _small_quiz(groups: int, quiz: int) -> Problem:
+def small_quiz(groups: int, quiz: int) -> Problem:
+    """Say that the quiz is so small that its marks say little."""
     return Problem(
         where="",
         what=f"There are only {groups} different questions; the quiz has {quiz}, so its marks "

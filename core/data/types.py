@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -135,7 +136,7 @@ class ReadResult:
         }
 
 
-def data_sha256(examples: tuple[Example, ...] | list[Example]) -> str:
+def data_sha256(examples: Iterable[Example]) -> str:
     """SHA-256 over the examples' turns, order included (``where`` does not count)."""
     digest = hashlib.sha256()
     for example in examples:

@@ -61,9 +61,9 @@ class Material(Protocol):
     path: Path
     tokenizer: Any
     chat: ChatFormat
-    train: list[Encoded]
-    quiz: list[Encoded]
-    examples: list[Example]
+    train: Sequence[Encoded]
+    quiz: Sequence[Encoded]
+    examples: Sequence[Example]
     shared: int
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -56,8 +56,8 @@ class Material(Protocol):
     """
 
     path: Path
-    train: list[Encoded]
-    quiz: list[Encoded]
+    train: Sequence[Encoded]
+    quiz: Sequence[Encoded]
     shared: int
 
 
@@ -162,7 +162,7 @@ def _trained_config(config: RunConfig) -> Any:
     return replace(config.train, lr=config.train.lr * factor)
 
 
-def _longest(encoded: list[Encoded], least: int = 0) -> int:
+def _longest(encoded: Sequence[Encoded], least: int = 0) -> int:
     return max([least, *(len(e.ids) for e in encoded)])
 
 

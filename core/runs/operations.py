@@ -62,16 +62,18 @@ def plan(config: RunConfig, emit: Emit) -> dict[str, Any]:
     return plan_run(config, emit).to_json()
 
 
-def read_examples(data: DataConfig) -> tuple[Example, ...]:
-    """Return the examples of a file; of a run's frozen data those of its quiz.
+def read_examples(data: DataConfig) -> Sequence[Example]:
+    """Return the examples of a file or an imported class; of a run's frozen data those of its quiz.
 
     Raises:
         DataError: nothing in it can be used.
     """
     from core.data.frozen import is_frozen, load_frozen
-    from core.data.ingest import read_isolated
+    from core.data.ingest import large, read_isolated
 
     path = Path(data.path)
+    if large.is_imported(path):
+        return large.load(path).examples
     for folder in (path, path / "data"):
         if is_frozen(folder):
             return tuple(load_frozen(folder).quiz)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,11 +14,13 @@ import pytest
 
 from core.data.ingest import clean_label, read_file, read_isolated
 from core.data.types import ReadResult
-from core.errors import DataError
+from core.errors import ConfigError, DataError
+from core.home import CHECKOUT
+from core.recipe import load_recipe
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "badfiles"
 GROUPS = {"encoding", "csv", "table", "excel", "json", "unicode", "injection", "markup"}
-RECIPES = {"Y03"}  # about the values of a recipe; as a class file it is refused like Y01 and Y02
+LARGEST = 300  # MB above an idle reader
 
 
 def rows_of(groups: set[str]) -> list[dict[str, str]]:
@@ -27,8 +31,9 @@ def rows_of(groups: set[str]) -> list[dict[str, str]]:
         return [r for r in csv.DictReader(file) if r["group"] in groups and r["file"]]
 
 
-FILES = [r for r in rows_of(GROUPS) if r["id"] not in RECIPES]
-FILES += [r for r in rows_of({"file name"}) if not r["upload_as"]]
+RECIPES = [r for r in rows_of({"markup"}) if Path(r["file"]).suffix in (".yaml", ".yml")]
+FILES = [r for r in rows_of(GROUPS) if r not in RECIPES]
+FILES += [r for r in rows_of({"file name"}) if not r["upload_as"]]  # archives with odd names inside
 NAMES = [r for r in rows_of({"file name"}) if r["upload_as"]]
 pytestmark = pytest.mark.skipif(not FILES, reason="needs ../shared/badfiles beside the checkout")
 
@@ -67,6 +72,42 @@ def test_each_file_leads_to_what_was_promised(row: dict[str, str]) -> None:
         assert part.casefold() in text.casefold(), text
     assert "Traceback" not in text
     assert str(SHARED) not in text
+
+
+@pytest.mark.parametrize("row", RECIPES, ids=[r["id"] for r in RECIPES])
+def test_each_recipe_leads_to_what_was_promised(row: dict[str, str]) -> None:
+    begun = time.monotonic()
+    try:
+        _, problems = load_recipe(SHARED / "files" / row["file"])
+    except ConfigError as error:
+        problems = error.problems
+    assert time.monotonic() - begun < 10
+    severities = {p.severity for p in problems}
+    assert ("error" in severities) == (row["outcome"] == "reject")
+    assert severities or row["outcome"] == "accept"
+    text = "\n".join(p.sentence() for p in problems).casefold()
+    for part in filter(None, row["must_mention"].split("|")):
+        assert part.casefold() in text, text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for a child's peak of memory")
+def test_no_file_takes_much_memory() -> None:
+    code = (
+        "import resource, sys\n"
+        "from core.data.ingest import read_file\n"
+        "from core.errors import StudioError\n"
+        "import openpyxl, pyarrow.parquet, python_calamine\n"
+        "idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "for path in sys.argv[1:]:\n"
+        "    try:\n        read_file(path)\n"
+        "    except StudioError:\n        pass\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - idle) // 1024)\n"
+    )
+    paths = [str(SHARED / "files" / row["file"]) for row in FILES]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *paths], check=True, capture_output=True, cwd=CHECKOUT
+    )
+    assert int(done.stdout) < LARGEST
 
 
 @pytest.mark.parametrize("row", NAMES, ids=[r["id"] for r in NAMES])

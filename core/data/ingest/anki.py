@@ -52,7 +52,9 @@ def read_package(data: bytes, findings: Findings) -> Found:
         DataError: if it cannot be opened safely or holds no notes.
     """
     with opened(data) as package:
-        name = next(n for n in COLLECTIONS if n in package.namelist())
+        name = next((n for n in COLLECTIONS if n in package.namelist()), "")
+        if not name:
+            raise data_error("anki.damaged")
         content = part(package, name)
     if name.endswith("b"):
         content = _unpacked(content)

@@ -97,7 +97,7 @@ def labelled(text: str) -> tuple[str, list[str]]:
         return text, []
     ends = [start for start, _ in places[1:]] + [len(text)]
     options = [
-        text[a:b].strip(" \t\r\n;；,，|\xa0\u3000") for (_, a), b in zip(places, ends, strict=True)
+        text[a:b].strip().strip(" ;；,，|").strip() for (_, a), b in zip(places, ends, strict=True)
     ]
     return (text[: places[0][0]].rstrip(), options) if all(options) else (text, [])
 
@@ -135,7 +135,8 @@ def right_options(
         Their places; ``None`` if the answer is a text of its own; an empty list if it names an
         option that does not exist.
     """
-    same = [i for i, option in enumerate(options) if _same(option) == _same(answer)]
+    wanted = _same(answer)
+    same = [i for i, option in enumerate(options) if wanted and _same(option) == wanted]
     if same and not (numbered and _NUMBERS.fullmatch(answer.strip())):
         return same[:1]
     found = _by_name(answer, options, base)

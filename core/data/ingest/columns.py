@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -134,6 +135,20 @@ class _Guess:
         if places and part not in self.parts:
             self.parts[part], self.sure[part] = places, sure
 
+    def give_way(self, wanted: int) -> None:
+        """Take guessed parts back until as many columns are free as question and answer need.
+
+        Raises:
+            DataError: if the teacher's choice leaves none for them.
+        """
+        for part in ("correct", "options", "wrong"):
+            if len(self.columns) - len(self.taken()) >= wanted:
+                return
+            if self.sure.get(part, CHOSEN) < CHOSEN:
+                del self.parts[part], self.sure[part]
+        if len(self.columns) == len(self.taken()):
+            raise data_error("table.one_column", columns=", ".join(self.columns))
+
     def free(self) -> list[str]:
         taken = self.taken()
         return [n if i not in taken else "" for i, n in enumerate(self.full)]
@@ -250,7 +265,8 @@ def _guess_letters(guess: _Guess) -> None:
         cells = guess.cells(at)
         if not cells or 5 * sum(map(names_options, cells)) < 4 * len(cells):
             continue
-        last = max(ord(c) for cell in cells for c in cell.upper() if c.isascii() and c.isalpha())
+        shown = unicodedata.normalize("NFKC", "".join(cells)).upper()
+        last = max((ord(c) for c in shown if c.isascii() and c.isalpha()), default=ord("A"))
         before = [i for i in range(at) if guess.is_used(i)]
         if len(before) < max(3, last - ord("A") + 2):
             continue
@@ -285,13 +301,17 @@ def _guess_pair(guess: _Guess) -> None:
         free = guess.free()
         if part == "question":  # "q" may also be a quantity
             free = ["" if _only_numbers(guess.cells(i)) else n for i, n in enumerate(free)]
+        if part == "answer" and guess.sure.get("question", 0) < CONTAINED:
+            free = ["" if n == "a" else n for n in free]  # no answer without a question beside it
         exact = _exact(free, known)
         place = exact if exact is not None else _recognised(free, known)
         if place is not None:
             guess.put(part, (place,), EXACT if exact is not None else CONTAINED)
     if "question" not in guess.parts:
+        guess.give_way(1 if {"answer", "correct"} & guess.parts.keys() else 2)
         guess.put("question", (_next_text(guess, after=-1),), PLACE)
     if "answer" not in guess.parts and "correct" not in guess.parts:
+        guess.give_way(1)
         guess.put("answer", (_next_text(guess, after=guess.parts["question"][-1]),), PLACE)
 
 

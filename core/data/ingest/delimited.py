@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from core.data.messages import Findings
 
 DELIMITERS = ",;\t|"
 SAMPLE_LINES = 200
+_RULE = re.compile(r":?-{2,}:?")
 NAMES = {",": "csv", ";": "csv", "\t": "tsv", "|": "csv"}
 
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a C long on Windows
@@ -111,11 +113,16 @@ def records(
             number += 1
             where = f"row {number}"
             end = start + reader.line_num  # type: ignore[attr-defined]
-            if end - first > 1 and _swallowed(cells, lines[first:end], dialect):
+            never_closed = end == len(lines) and cells[-1:] and cells[-1].endswith(("\n", "\r"))
+            if (end - first > 1 or never_closed) and _swallowed(cells, lines[first:end], dialect):
                 findings.add("table.open_quote", where)
                 yield Row((lines[first].rstrip("\r\n"),), where, left_out=True), first + 1
                 start = first + 1
                 break
+            if dialect.delimiter == "|":  # Markdown sets its cells off with spaces and a rule
+                cells = [c.strip(" ") for c in cells]
+                if all(_RULE.fullmatch(c) for c in cells if c) and any(cells):
+                    cells = []
             yield Row(tuple(cells), where), end
             first = end
         else:

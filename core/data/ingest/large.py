@@ -128,6 +128,13 @@ def load(folder: Path, *, verify: bool = False) -> Large:
         raise data_error("large.damaged", folder.name) from error
 
 
+def summary(about: Imported) -> dict[str, Any]:
+    """Return what ``data --import --json`` prints; the rows of the preview are not listed."""
+    tree = to_json(about)
+    del tree["shown"]
+    return tree
+
+
 def to_json(about: Imported) -> dict[str, Any]:
     """Return what was found out about a file, for JSON."""
     return {**asdict(about), "problems": [p.to_json() for p in about.problems]}

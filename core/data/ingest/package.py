@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import lzma
 import posixpath
 import re
 import stat
+import struct
 import zipfile
 import zlib
 
@@ -18,6 +20,9 @@ RATIO_FROM = 2**20  # ... in parts of at least this many
 PROLOG = 1 << 16  # bytes of an XML part in which a DTD would stand
 MOST_PARTS = 10_000
 
+# What zipfile and its decompressors raise on damaged files.
+_STUMBLES = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError,
+             NotImplementedError, RuntimeError, ValueError, KeyError, OverflowError)  # fmt: skip
 _ODS = "application/vnd.oasis.opendocument.spreadsheet"
 _DTD = re.compile(rb"<!(DOCTYPE|ENTITY)", re.IGNORECASE)
 
@@ -34,8 +39,7 @@ def check_workbook(data: bytes) -> None:
             check_names(parts)
             _check_kind({p.filename for p in parts})
             _check_sizes(package, parts)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        # RuntimeError is zipfile's word for a part that is encrypted
+    except _STUMBLES as error:  # RuntimeError is zipfile's word for a part that is encrypted
         code = "excel.password" if "password" in str(error) else "excel.damaged"
         raise data_error(code) from error
 
@@ -133,7 +137,7 @@ def zip_kind(data: bytes) -> str:
                 return "xlsx"
             with package.open("mimetype") as stream:
                 kind = stream.read(200).decode("ascii", "replace").strip()
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError):
+    except _STUMBLES:
         return "xlsx"  # whose reader says what is wrong
     if kind.startswith(_ODS):
         return "ods"

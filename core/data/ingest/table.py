@@ -22,11 +22,13 @@ MOST_ROWS = 50_000
 MOST_COLUMNS = 200
 HEADER_SEARCH = 20  # rows in which the header is looked for
 SAMPLE = 1000  # rows that show how answers name options
+MOST_WORDS = 6  # of a column's name
 LONGEST_NAME = 30  # characters of a cell in the second row of a header
 
 _SPOKEN = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_SENTENCE = re.compile(r"[;；。！!]|\w\.$")  # no column is called so
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -89,7 +91,7 @@ class More:
         """Go on where :func:`make_table` ended; arguments as there."""
         self.columns, self.findings = table.columns, findings
         self.encoding, self.delimiter = encoding, delimiter
-        self.header = [c.strip() for c in table.columns]
+        self.header = list(table.columns)
 
     def add(self, row: Row) -> Row | None:
         """Return a row as the table holds it; ``None`` if it is blank or the header again."""
@@ -97,7 +99,7 @@ class More:
         if not used and not row.left_out:
             return None
         row = _cleaned(row, self.findings, self.encoding)
-        if [c.strip() for c in row.cells[:used]] == self.header[:used] and used > 1:
+        if [" ".join(c.split()) for c in row.cells[:used]] == self.header:
             self.findings.add("table.header_again", row.where)
             return None
         return _square(row, self.columns, self.findings, self.delimiter)
@@ -229,7 +231,8 @@ def _without_headers(rows: list[Row], names: Sequence[str], findings: Findings) 
     header = [c.strip() for c in names if c.strip()]
     kept = []
     for row in rows:
-        if row.cells[0] == names[0] and [c.strip() for c in row.cells if c.strip()] == header:
+        same = row.cells[0].strip() == names[0].strip()
+        if same and [c.strip() for c in row.cells if c.strip()] == header:
             findings.add("table.header_again", row.where)
         else:
             kept.append(row)
@@ -243,7 +246,8 @@ def _filled(row: Row) -> int:
 def _looks_like_data(row: Row) -> bool:
     cells = [c.strip() for c in row.cells if c.strip()]
     asks = any(c.endswith(("?", "？")) for c in cells)
-    return asks or any(len(c) > 60 for c in cells) or any(c.isdecimal() for c in cells[1:])
+    says = any(len(c.split()) > MOST_WORDS or _SENTENCE.search(c) for c in cells)
+    return asks or says or any(len(c) > 60 for c in cells) or any(c.isdecimal() for c in cells[1:])
 
 
 def _column_names(cells: Sequence[str], findings: Findings) -> tuple[str, ...]:

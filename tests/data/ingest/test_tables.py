@@ -231,3 +231,30 @@ def test_column_letters_are_excels() -> None:
 def test_columns_without_any_text_are_not_chosen() -> None:
     mapping = choose_columns(["question", "answer", "label"], [["q", "", "B"]])
     assert mapping.answer == "label"
+
+
+def test_a_markdown_table_has_no_rule_among_its_rows(tmp_path: Path) -> None:
+    result = read_text("| question | answer |\n|:--|---|\n| a? | b c |\n", tmp_path, "c.txt")
+    assert learned(result) == [("row 3", "a?", "b c")]
+
+
+def test_a_quotation_mark_open_at_the_very_end_costs_its_row(tmp_path: Path) -> None:
+    result = read_text('question,answer\na?,b\nc?,"d\n', tmp_path)
+    assert [w for w, _, _ in learned(result)] == ["row 2"]
+    assert codes(result)["table.open_quote"] == "row 3"
+
+
+def test_a_column_called_a_is_no_answer_by_itself(tmp_path: Path) -> None:
+    result = read_text("a,b\nfirst?,one\nsecond?,two\n", tmp_path)
+    assert result.mapping == {"question": "a", "answer": "b"}
+
+
+@pytest.mark.parametrize("first", [
+    "爱\tài\tto love; to be fond of",
+    "docker create\tCreate a new container from a particular image\t",
+    "Peru\tLima is its capital.\t",
+])  # fmt: skip
+def test_a_first_row_that_is_a_sentence_is_no_header(first: str, tmp_path: Path) -> None:
+    result = read_text(f"{first}\nx\ty z\tw\n", tmp_path, "c.tsv")
+    assert len(result.examples) == 2
+    assert "table.no_header" in codes(result)
