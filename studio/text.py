@@ -22,6 +22,8 @@ from core.home import ASSETS
 
 LANGUAGES = {"en": "English", "zh": "中文"}
 DEFAULT_LANGUAGE = "en"
+# What a finding's place is called; ``where.<kind>`` says it in each language.
+PLACES = ("row", "line", "sheet", "column", "step", "question", "paragraph", "page", "note", "card")
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -165,7 +167,7 @@ class Words:
 
     def place(self, where: str) -> str:
         """Return ``row 3, row 5 and 7 more`` in this language."""
-        for kind in ("row", "line", "sheet", "column", "step"):
+        for kind in PLACES:
             pattern = self._texts[f"where.{kind}"]
             named = rf"\b{kind} (.+?)(?=,| and \d+ more|$)"
             where = re.sub(named, pattern.replace("{n}", r"\1"), where)

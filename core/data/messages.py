@@ -298,6 +298,123 @@ CODES: dict[str, Message] = {
     "chat.late_system": Message(
         "A system message in the middle of a conversation is left out.", "Put it first."
     ),
+    # questions of a learning platform, cards, documents
+    "question.none": _error(
+        "No question was found in the file.",
+        "Write for example Q: and A: before questions and answers, or use a table of two columns.",
+    ),
+    "question.none_answered": _error(
+        "The file has questions ({count}), but the right answer of none of them can be read.",
+        "Add the answers, or export the questions with their answers.",
+    ),
+    "question.no_answer": Message(
+        "The right answer is not in the file; the question is left out.", "Add the answer."
+    ),
+    "question.bad_answer": Message(
+        "The answer {answer!r} is none of the options; left out.", "Correct the answer."
+    ),
+    "question.computed": Message(
+        "A program ({kind}) fills in the numbers of this question, and it is never run; left out.",
+        "Write the question with its numbers and its answer.",
+    ),
+    "question.one_of_many": Message(
+        "The numbers of this question vary; the first set of numbers in the file was taken.",
+        severity="info",
+    ),
+    "question.unknown_type": Message(
+        "A question of the type {kind} has no answer in words; left out.",
+        "Write it as a question with a text answer.",
+    ),
+    "question.description": Message(
+        "This is a text without a question; left out.", severity="info"
+    ),
+    "question.stray": Message("This belongs to no question; left out.", severity="info"),
+    "question.bad_block": Message(
+        "This cannot be read as a question: {fault}; left out.", "Correct it."
+    ),
+    "question.picture": Message(
+        "There is a picture, sound or film, which cannot be learned; the text was kept.",
+        "Remove the question if it makes no sense without it.",
+    ),
+    "question.html": Message(
+        "The texts hold HTML; its tags were taken away, the text was kept.", severity="info"
+    ),
+    "xml.syntax": _error(
+        "The XML is damaged: {fault}.", "Export the questions again, or correct that line."
+    ),
+    "xml.not_safe": _error(
+        "The XML is not safe to open: it defines its own entities (DTD).",
+        "Export the questions again from where they come.",
+    ),
+    "xml.too_deep": _error("The XML is nested too deeply.", "Export the questions again."),
+    "xml.unknown": _error(
+        "This is an XML file without questions (its first element is {root!r}).",
+        "Moodle XML and QTI can be read: export the questions as one of them.",
+    ),
+    "xml.manifest": _error(
+        "This is only the table of contents of a package (imsmanifest.xml).",
+        "Choose the whole package (.zip or .imscc).",
+    ),
+    "package.damaged": _error(
+        "The package is damaged and cannot be opened.", "Export it again, or take another copy."
+    ),
+    "package.not_safe": _error(
+        "The package is not safe to open: {reason}.", "Export it again from where it comes."
+    ),
+    "package.too_large": _error(
+        "The package is too large when unpacked ({size} MB).", "Export fewer questions at once."
+    ),
+    "package.password": _error(
+        "The package is protected by a password.", "Export it again without one."
+    ),
+    "package.part": Message(
+        "This part of the package cannot be read; left out.", "Export the package again."
+    ),
+    "anki.damaged": _error(
+        "The Anki collection is damaged, or made by a version that is not known.",
+        "In Anki choose File, Export, Notes in Plain Text, and choose that file.",
+    ),
+    "word.emphasis": Message(
+        "This option is bold or highlighted; it was taken for a right one unless an answer says "
+        "otherwise.",
+        "Look whether that is meant.",
+        "info",
+    ),
+    "word.damaged": _error(
+        "The Word document is damaged and cannot be opened.",
+        "Open it in Word and save it again as .docx.",
+    ),
+    "pdf.damaged": _error(
+        "The PDF is damaged and cannot be opened.", "Take another copy, or save the text as .docx."
+    ),
+    "pdf.password": _error(
+        "The PDF is protected by a password.", "Save it without one and choose that."
+    ),
+    "pdf.no_text": _error(
+        "The PDF holds pictures of text but no text (a scan).",
+        "Recognise its text with a scanner's program, or type the questions into a table.",
+    ),
+    "pdf.too_many_pages": Message(
+        "Only the first {limit} pages were read.", "Split the file to use the others."
+    ),
+    "html.template": _error(
+        "This page makes its questions and answers by a program, which is never run.",
+        "Write the questions with their numbers into a table.",
+    ),
+    "yaml.no_conversations": _error(
+        "This is a YAML file without conversations (a recipe or other settings), not a class file; "
+        "its keys are {keys}.",
+        "A class in YAML has a list under the key conversations.",
+    ),
+    "yaml.bad_item": Message(
+        "This conversation is no valid YAML: {fault}; left out.", "Correct it."
+    ),
+    "yaml.turns": Message(
+        "Conversations of more than two lines were read as said in turn: a person, the assistant, "
+        "the person ...",
+        "Where further lines are other answers to the first one, put each beside its question.",
+        "info",
+    ),
     # pairs of questions
     "pairs.columns": _error(
         "Two columns with questions and one that says whether they mean the same are needed; the "

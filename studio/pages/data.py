@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from core.config import DataConfig, RunConfig
+from core.data.ingest.label import SUFFIXES
 from core.data.types import ReadResult
 from core.errors import Problem, StudioError
 from studio import draft, library
@@ -22,7 +23,6 @@ from studio.text import Words
 from studio.workbench import LEFT_OUT, Bench
 
 ENCODINGS = ("utf-8", "utf-16", "gb18030", "big5", "shift_jis", "cp1252", "latin-1")
-FILE_TYPES = (".csv", ".tsv", ".txt", ".xlsx", ".xls", ".json", ".jsonl")
 MAX_ROWS_SHOWN = 500
 ALL = "all"
 
@@ -90,7 +90,7 @@ def _sources(words: Words) -> tuple[gr.HTML, gr.File]:
     with gr.Column(elem_classes="card"):
         show(section(words("data.upload"), words("data.upload_hint")))
         upload = gr.File(
-            label=words("data.file"), file_types=list(FILE_TYPES), height=130, elem_id="upload"
+            label=words("data.file"), file_types=list(SUFFIXES), height=130, elem_id="upload"
         )
         show(parts.templates(words))
     return samples, upload

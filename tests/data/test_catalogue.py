@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from core.data.ingest import clean_label, read_file, read_isolated
-from core.data.ingest.label import SUFFIXES
 from core.data.types import ReadResult
 from core.errors import ConfigError, DataError
 from core.home import CHECKOUT
@@ -34,7 +33,6 @@ def rows_of(groups: set[str]) -> list[dict[str, str]]:
 
 RECIPES = [r for r in rows_of({"markup"}) if Path(r["file"]).suffix in (".yaml", ".yml")]
 FILES = [r for r in rows_of(GROUPS) if r not in RECIPES]
-FILES = [r for r in FILES if Path(r["file"]).suffix in SUFFIXES]  # XML: where there is a reader
 FILES += [r for r in rows_of({"file name"}) if not r["upload_as"]]  # archives with odd names inside
 NAMES = [r for r in rows_of({"file name"}) if r["upload_as"]]
 pytestmark = pytest.mark.skipif(not FILES, reason="needs ../shared/badfiles beside the checkout")

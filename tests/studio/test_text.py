@@ -60,6 +60,15 @@ def test_every_step_has_help(language: str) -> None:
         assert (ASSETS / "help" / f"{step}.{language}.md").read_text("utf-8").strip()
 
 
+def test_places_in_files_of_questions_are_told_in_chinese() -> None:
+    said = Words("zh").place
+    assert (
+        said("quiz.xml, question 2, line 30 and 4 more") == "quiz.xml, 第 2 题, 第 30 行，另有 4 处"
+    )
+    assert said("page 1, line 2") == "第 1 页, 第 2 行"
+    assert said("note 3, card 1") == "第 3 条笔记, 第 1 张卡片"
+
+
 def test_a_finding_is_told_in_chinese_with_its_place_and_values() -> None:
     found = problem("table.unknown_column", "row 3, row 5 and 7 more", column="Q", columns="a, b")
     said = Words("zh").problem(found)

@@ -299,6 +299,8 @@ def _guess_pair(guess: _Guess) -> None:
         if part in guess.parts or (part == "answer" and "correct" in guess.parts):
             continue
         free = guess.free()
+        if part == "question":  # "q" may also be a quantity
+            free = ["" if _only_numbers(guess.cells(i)) else n for i, n in enumerate(free)]
         if part == "answer" and guess.sure.get("question", 0) < CONTAINED:
             free = ["" if n == "a" else n for n in free]  # no answer without a question beside it
         exact = _exact(free, known)
@@ -311,6 +313,11 @@ def _guess_pair(guess: _Guess) -> None:
     if "answer" not in guess.parts and "correct" not in guess.parts:
         guess.give_way(1)
         guess.put("answer", (_next_text(guess, after=guess.parts["question"][-1]),), PLACE)
+
+
+def _only_numbers(cells: Sequence[str]) -> bool:
+    """Say whether there are cells and all of them are numbers."""
+    return bool(cells) and all(c.strip().replace(".", "", 1).isdecimal() for c in cells)
 
 
 def _guess_others(guess: _Guess) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from core.data.ingest.choices import values_of
+from core.data.ingest.columns import names_pair
 from core.data.ingest.json_text import Number, Record
 from core.data.ingest.names import ANSWER, OPTIONS, QUESTION, WRONG, normal_name
 from core.data.ingest.table import Row
 
+_NO_TEXT = re.compile(r"\s*(?:[-+]?[\d.]+(?:[eE][-+]?\d+)?|true|false|\S*[/\\]\S*\.\w+)?\s*")
 MOST_ITEMS = 20  # of a list that is shown as text; longer ones are vectors, not words
 DEEPEST = 4  # levels of objects inside each other
 
@@ -31,6 +34,16 @@ def flat_rows(records: Sequence[Record]) -> tuple[tuple[str, ...], list[Row]]:
         for cells, r in zip(flat, records, strict=True)
     ]
     return names, rows
+
+
+def hold_texts(columns: Sequence[str], rows: Sequence[Row]) -> bool:
+    """Say whether rows can hold questions and answers: known names, or a text in some cell.
+
+    Numbers and names of files are none (a quiz that only lists where its questions are).
+    """
+    if len(columns) < 2 or names_pair(columns):
+        return bool(columns)  # of a single column the table says that one is missing
+    return any(not _NO_TEXT.fullmatch(cell) for row in rows for cell in row.cells)
 
 
 def _leaves(value: dict[str, Any], depth: int = 0) -> Iterator[tuple[str, str]]:

@@ -9,8 +9,15 @@ from core.data.messages import data_error
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xlsm", ".xls", ".xlsb", ".ods",
             ".parquet", ".json", ".jsonl", ".ndjson",
-            ".html", ".htm", ".zip")  # fmt: skip
-ACCEPTED = "CSV, TSV, XLSX, XLS, ODS, JSON, JSONL and Parquet"
+            ".html", ".htm",
+            # questions (question_formats.py)
+            ".xml", ".qti", ".zip", ".imscc", ".gift", ".aiken", ".md", ".markdown", ".text",
+            ".apkg", ".colpkg", ".anki2", ".anki21", ".yml", ".yaml", ".docx", ".docm", ".pdf",
+            ".rmd", ".rnw")  # fmt: skip
+ACCEPTED = (
+    "CSV, TSV, XLSX, XLS, ODS, JSON, JSONL, Parquet, Moodle XML, GIFT, Aiken, QTI, Anki packages, "
+    "Word documents (DOCX), Markdown, PDF and text"
+)
 LONGEST = 120  # characters of a label
 
 _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}

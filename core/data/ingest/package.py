@@ -12,6 +12,7 @@ import zipfile
 import zlib
 
 from core.data.messages import data_error
+from core.errors import DataError
 
 LARGEST = 200 * 2**20  # bytes of all parts, unpacked
 RATIO = 200  # unpacked bytes of one packed byte ...
@@ -35,7 +36,7 @@ def check_workbook(data: bytes) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as package:
             parts = package.infolist()
-            _check_names(parts)
+            check_names(parts)
             _check_kind({p.filename for p in parts})
             _check_sizes(package, parts)
     except _STUMBLES as error:  # RuntimeError is zipfile's word for a part that is encrypted
@@ -43,17 +44,44 @@ def check_workbook(data: bytes) -> None:
         raise data_error(code) from error
 
 
-def _check_names(parts: list[zipfile.ZipInfo]) -> None:
+def check_parts(data: bytes) -> None:
+    """Make sure that every part of a zip file can be unpacked safely, whatever it holds.
+
+    Raises:
+        DataError: if it is too large, damaged, protected by a password, or made to do harm.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as package:
+            parts = package.infolist()
+            check_names(parts, "package.not_safe")
+            _check_sizes(package, parts, "package.not_safe", "package.too_large")
+    except DataError:
+        raise
+    except Exception as error:  # whatever a damaged file makes zipfile stumble over
+        code = "package.password" if "password" in str(error) else "package.damaged"
+        raise data_error(code) from error
+
+
+def check_names(parts: list[zipfile.ZipInfo], code: str = "excel.not_safe") -> None:
+    """Refuse a zip file with too many parts, links, or names that lead out of it.
+
+    Args:
+        parts: what its directory lists.
+        code: of the error.
+
+    Raises:
+        DataError: under ``code``, with the reason.
+    """
     if len(parts) > MOST_PARTS:
-        raise data_error("excel.not_safe", reason=f"it has {len(parts)} parts")
+        raise data_error(code, reason=f"it has {len(parts)} parts")
     names = [p.filename for p in parts]
     if any(stat.S_ISLNK(p.external_attr >> 16) for p in parts):
-        raise data_error("excel.not_safe", reason="the zip file holds a link")
+        raise data_error(code, reason="the zip file holds a link")
     outside = [n for n in names if n.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", n)]
     if outside or any(re.match(r"[A-Za-z]:", n) for n in names):
-        raise data_error("excel.not_safe", reason="the zip file has names that lead out of it")
+        raise data_error(code, reason="the zip file has names that lead out of it")
     if len({posixpath.normpath(n).casefold() for n in names}) < len(names):
-        raise data_error("excel.not_safe", reason="the zip file has the same name twice")
+        raise data_error(code, reason="the zip file has the same name twice")
 
 
 def _check_kind(names: set[str]) -> None:
@@ -72,7 +100,12 @@ def _check_kind(names: set[str]) -> None:
     raise data_error("excel.no_workbook", kind=found)
 
 
-def _check_sizes(package: zipfile.ZipFile, parts: list[zipfile.ZipInfo]) -> None:
+def _check_sizes(
+    package: zipfile.ZipFile,
+    parts: list[zipfile.ZipInfo],
+    unsafe: str = "excel.not_safe",
+    too_large: str = "excel.too_large",
+) -> None:
     """Unpack every part once in small pieces; what the directory says may be a lie."""
     total = 0
     for part in parts:
@@ -80,13 +113,13 @@ def _check_sizes(package: zipfile.ZipFile, parts: list[zipfile.ZipInfo]) -> None
         with package.open(part) as stream:
             while piece := stream.read(PROLOG):
                 if size == 0 and _DTD.search(piece.replace(b"\0", b"")):
-                    raise data_error("excel.not_safe", reason="it defines its own entities (DTD)")
+                    raise data_error(unsafe, reason="it defines its own entities (DTD)")
                 size += len(piece)
                 total += len(piece)
                 swollen = size >= RATIO_FROM and size > RATIO * max(1, part.compress_size)
                 if swollen or total > LARGEST:
                     largest = max(total, sum(p.file_size for p in parts))
-                    raise data_error("excel.too_large", size=largest >> 20)
+                    raise data_error(too_large, size=largest >> 20)
 
 
 def zip_kind(data: bytes) -> str:

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from core.data import health
-from core.data.ingest import conversations, delimited, html, json_text, parquet, workbook
+from core.data.ingest import (
+    conversations,
+    delimited,
+    html,
+    json_text,
+    parquet,
+    question_formats,
+    workbook,
+)
 from core.data.ingest.encoding import Decoded, candidates, decode
-from core.data.ingest.flatten import flat_rows
+from core.data.ingest.flatten import flat_rows, hold_texts
 from core.data.ingest.label import clean_label, suffix_of
 from core.data.ingest.package import ole_kind, zip_kind
+from core.data.ingest.questions import question_rows
 from core.data.ingest.sniff import binary_kind, text_kind
 from core.data.ingest.table import Row, Table, learn, make_table
 from core.data.messages import Findings, data_error, problem
@@ -97,19 +107,21 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _read(source: Source, findings: Findings) -> ReadResult:
-    kind = binary_kind(source.data)
+    kind = question_formats.binary_kind(source.data) or binary_kind(source.data)
     text = None
     encodings: tuple[Candidate, ...] = ()
     if kind == "zip":
         kind = zip_kind(source.data)
     elif kind == "ole":
         kind = ole_kind(source.data)
-    elif kind != "parquet":
-        text = decode(source.data, findings, source.encoding)
+    elif kind != "parquet" and kind not in question_formats.FORMATS:
+        declared = question_formats.declared_encoding(source.data)
+        text = decode(source.data, findings, source.encoding or declared)
         guessed = text.guessed or bool(source.encoding)
         encodings = candidates(source.data, text.encoding) if guessed else ()
         source = replace(source, data=b"")  # its memory is needed for the rows
-        kind = text_kind(text.text, source.suffix)
+        kind = question_formats.text_kind(text.text, source.suffix)
+        kind = kind or text_kind(text.text, source.suffix)
     found = FORMATS[kind]
     if not source.suffix:
         findings.add("file.no_suffix", format=found.title)
@@ -198,7 +210,7 @@ def _from_records(
     keys = [conversations.message_key(r) for r in records]
     if not any(keys) and not any(isinstance(r.value.get("chosen"), list) for r in records):
         columns, rows = flat_rows(records)
-        if not columns:
+        if not hold_texts(columns, rows):
             found = dict.fromkeys(k for r in records for k in r.value)
             raise data_error("json.no_texts", keys=", ".join(found) or "none")
         header = Row(columns, "header")
@@ -210,6 +222,23 @@ def _from_records(
         examples += [example] if example else []
     kind = "sharegpt" if "conversations" in keys else "messages" if any(keys) else "preference"
     return _from_conversations(kind, encoding, examples)
+
+
+def _read_questions(
+    form: question_formats.QuestionFormat,
+    source: Source,
+    text: Decoded | None,
+    findings: Findings,
+) -> ReadResult:
+    """Read a format of questions, conversations or notes; the result is a table as all others."""
+    encoding = text.encoding if text else ""
+    found = form.read(source.data, text.text if text else "", findings)
+    if found.examples:
+        return _from_conversations(found.format, encoding, list(found.examples))
+    rows = found.rows or question_rows(found.questions, findings)
+    headed = rows[0].where == "header"
+    table = make_table(rows, findings, encoding=encoding, header=headed)
+    return _from_table(source, table, findings, found.format, encoding)
 
 
 def _from_table(
@@ -259,4 +288,8 @@ FORMATS: dict[str, Format] = {
     "html": Format("an HTML page", (".html", ".htm"), _read_html),
     "json": Format("JSON", (".json", ".jsonl", ".ndjson"), _read_json),
     "jsonl": Format("JSONL", (".jsonl", ".ndjson", ".json"), _read_jsonl),
+}
+FORMATS |= {
+    kind: Format(form.title, form.suffixes, partial(_read_questions, form))
+    for kind, form in question_formats.FORMATS.items()
 }

@@ -12,7 +12,6 @@ ZIP, OLE, PARQUET = b"PK", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", b"PAR1"
 
 # Files that people choose by mistake, by their first bytes.
 _OTHERS = (
-    (b"%PDF", "a PDF file"),
     (b"\x89PNG", "a picture"),
     (b"\xff\xd8\xff", "a picture"),
     (b"GIF8", "a picture"),
@@ -24,7 +23,6 @@ _OTHERS = (
     (b"{\\rtf", "an RTF document"),
     (b"MZ", "a Windows program"),
     (b"\x7fELF", "a program"),
-    (b"SQLite format 3", "a database"),
     (b"GGUF", "a model (GGUF)"),
     (b"\x80\x02", "a pickle, which is never opened"),
     (b"\x80\x04", "a pickle, which is never opened"),

@@ -245,7 +245,6 @@ def test_links_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "said"), [
-    ("word/document.xml", "Word"),
     ("ppt/presentation.xml", "PowerPoint"),
     ("content.xml", "OpenDocument"),
     ("readme.txt", "zip file"),
