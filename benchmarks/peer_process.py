@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -45,7 +46,7 @@ class Lesson:
     tokenizer: Any
     chat: ChatFormat
     train: list[Encoded]
-    quiz: tuple[Example, ...]
+    quiz: Sequence[Example]
 
 
 def read_lesson(job: Job) -> Lesson:

@@ -384,7 +384,14 @@ def _import(
         left = f"{progress.rate:,.0f} rows a second, {progress.seconds_left:.0f} s left"
         screen.progress(f"importing {share:3.0f} % ({progress.rows:,} rows, {left})")
 
-    found = large.import_isolated(path, to, encoding=options.encoding, progress=show, **mapped)
+    found = large.import_isolated(
+        path,
+        to,
+        question=mapped.get("question", ""),
+        answer=mapped.get("answer", ""),
+        encoding=options.encoding,
+        progress=show,
+    )
     screen.say(f"{path.name}: {found.about.format}, {found.about.examples} examples in {to.name}")
     for problem in found.about.problems:
         screen.say(f"{problem.severity}: {problem.sentence()}")

@@ -7,9 +7,10 @@ import tempfile
 import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from core.data.chat import IGNORED, Encoded
 
@@ -51,11 +52,12 @@ class TokensOnDisk(Sequence[Encoded]):
                 cuts.append(one.cut)
         return lengths, cuts
 
-    def _map(self, name: str, kind: type) -> np.ndarray:
+    def _map(self, name: str, kind: type[Any]) -> NDArray[Any]:
         path = self._folder / name
         if not path.stat().st_size:
             return np.zeros(0, kind)
-        return np.memmap(path, kind, "r")
+        mapped: NDArray[Any] = np.memmap(path, kind, "r")
+        return mapped
 
     def __len__(self) -> int:
         """Return how many there are."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from core.data.arrow import ExampleWriter
-from core.data.ingest import conversations, delimited
+from core.data.ingest import conversations, delimited, question_formats
 from core.data.ingest.columns import choose_columns
 from core.data.ingest.encoding import SAMPLE, decode
 from core.data.ingest.flatten import flat_rows
@@ -199,10 +199,14 @@ def _examples(run: _Run, found: Imported, encoding: str) -> Iterator[Example]:
         records = _counted(run, records_of(run.path))
         yield from _of_records(run, found, records)
         return
-    if kind:
+    # A zip is refused for what it is; its head alone does not say what it holds.
+    if kind or question_formats.binary_kind(head):
         raise data_error("large.kind")
     text = decode(head, run.findings, encoding)
-    kind = text_kind(text.text, suffix_of(run.path.name))
+    suffix = suffix_of(run.path.name)
+    if question_formats.text_kind(text.text, suffix):
+        raise data_error("large.kind")
+    kind = text_kind(text.text, suffix)
     found.format, found.encoding = kind, text.encoding
     lines = _lines(run, text.encoding)
     if kind == "delimited":

@@ -140,7 +140,7 @@ def test_a_stopped_import_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(("name", "data", "said"), [
     ("c.csv", b"question,answer\na?,\n", "No row has both"),
     ("c.csv", b"", "empty"),
-    ("c.csv", b"%PDF-1.4", "PDF"),
+    ("c.csv", b"%PDF-1.4", "only as CSV"),
     ("c.json", b'[\n{"q": "a", "a": "b"}]', "only as CSV"),
     ("c.xlsx", b"PK\x03\x04rest", "only as CSV"),
     ("c.parquet", b"PAR1nonsense", "damaged"),
