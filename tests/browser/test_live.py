@@ -21,6 +21,7 @@ def steps_drawn(page: Page) -> int:
     return int(page.evaluate(f"{LOSS}.data ? {LOSS}.data[0].x.length : 0"))
 
 
+@pytest.mark.slow
 def test_charts_grow_and_keep_their_zoom_while_training(
     tmp_path: Path, small_settings: RunConfig, new_page: Callable[..., Page]
 ) -> None:
