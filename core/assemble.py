@@ -29,7 +29,9 @@ from core.quant.weight import QuantizedWeight
 # the weight (o, i) from disk, so that what is not needed is never read.
 Store = Callable[[str, Callable[[], Tensor], Tensor | None, bool], nn.Module]
 
-TABLE_ROWS = 8192  # of an embedding that are read and stored at a time
+# Of an embedding that are read and stored at a time; with all that is made on the way to 8 bits
+# they hold about 10 MB (docs/log.md).
+TABLE_NUMBERS = 2**19
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:
@@ -369,8 +371,9 @@ def table_of(
     """
     rows, width = weights.shape(name)
     whole = QuantizedWeight(scheme, rows, width)
-    for a in range(0, rows, TABLE_ROWS):
-        part = QuantizedWeight.from_dense(weights.rows(name, a, a + TABLE_ROWS).to(device), scheme)
+    block = max(1, TABLE_NUMBERS // width)
+    for a in range(0, rows, block):
+        part = QuantizedWeight.from_dense(weights.rows(name, a, a + block).to(device), scheme)
         for key, stored in part.named_buffers():
             per_row = len(stored) // part.out_features
             if a == 0:

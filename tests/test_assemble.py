@@ -109,7 +109,7 @@ def test_eight_bit_tables_are_near_the_dense_ones(tiny):
 
 @pytest.mark.parametrize("bits", [16, 8])
 def test_a_large_table_is_stored_block_by_block_and_is_never_there_twice(bits, monkeypatch):
-    monkeypatch.setattr(assemble, "TABLE_ROWS", 64)
+    monkeypatch.setattr(assemble, "TABLE_NUMBERS", 64 * 96)
     rows, width = 50 * 64 + 5, 96
     table = torch.randn(rows, width).bfloat16()
 

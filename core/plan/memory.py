@@ -47,6 +47,9 @@ PROBE_TOKENS = (64, 192)
 PROBE_LEARNED = 32  # answer tokens, few: logits are counted apart
 PROBE_RANK = 12
 VERSION = 13
+# On a CPU: what the C library keeps in pieces between small tensors, and what planning maps of the
+# libraries; 6 to 25 MB were measured (docs/log.md).
+PIECES = 24_000_000
 
 
 class Hollow(TorchDispatchMode):

@@ -63,7 +63,7 @@ class Situation:
     model: str
     data_sha256: str
     limit: int = 0  # what the machine has; 0: unknown
-    allocator: int = 0  # bytes that an allocator takes for rounding whatever the step is
+    allocator: int = 0  # bytes that an allocator leaves unused whatever the step is
 
 
 @dataclass(frozen=True)
@@ -293,7 +293,7 @@ class _Table:
     def _profile_peak(self, setting: _Setting) -> float:
         s, tables = self.situation, self.situation.tables
         stored = sum(Scheme(setting.table_bits).stored_bytes(*shape) for shape in tables)
-        return s.process + s.fixed + stored + s.profile_peak
+        return s.process + s.fixed + stored + s.profile_peak + s.allocator
 
     def mean_bits(self, solution: Solution) -> float:
         """Mean bits of a weight."""
@@ -338,7 +338,7 @@ class _Table:
         setting, solution = self.smallest()
         training = sum(self.sums(setting, solution).values())
         tables = sum(Scheme(8).stored_bytes(*shape) for shape in s.tables)
-        measuring = s.process + s.fixed + tables + s.least_profile_peak
+        measuring = s.process + s.fixed + tables + s.least_profile_peak + s.allocator
         peak = max(training, measuring) / SHARE
         return int(-(-peak // MB) * MB)
 

@@ -22,7 +22,7 @@ from core.device import device_of, release, total_bytes
 from core.errors import MemoryBudgetError
 from core.events import Emit, PhaseChanged
 from core.home import cache_folder
-from core.plan.memory import StepBytes, probe
+from core.plan.memory import PIECES, StepBytes, probe
 from core.plan.planner import SHARE, Situation, make_plan, minimum_budget
 from core.plan.profile import VERSION, WIDTHS, Profile, measure, unknown_prices
 from core.plan.types import Plan
@@ -76,7 +76,8 @@ def plan_for(
     step, process = found.step, found.process
     shape = shape_of(path)
     budget = config.budget_bytes * SHARE if config.budget_bytes else float("inf")
-    room = budget - process - shape["fixed"] - shape["tables_8"]
+    pieces = PIECES if device.type == "cpu" else 0
+    room = budget - process - pieces - shape["fixed"] - shape["tables_8"]
     tokens = calibration_tokens(config, step, shape["pricing"], room)
     row = calibration_row(encoded, tokens, shared)
     folder = cache_folder() / "profiles" / _key(config, path, encoded, len(row[0]))
@@ -104,9 +105,10 @@ def plan_for(
         model=config.model,
         data_sha256=data_sha256,
         limit=total_bytes(device),
+        allocator=pieces,
     )
     if profile is None:
-        if process + shape["fixed"] + shape["tables_8"] + peak > budget:
+        if peak > room:
             minimum = minimum_budget(config, situation)
             action = f"Raise the budget to {minimum / MB:.0f} MB."
             raise does_not_fit(config.budget_bytes, minimum, action)

@@ -30,7 +30,7 @@ from core import modelcheck
 from core.config import RunConfig
 from core.device import CONTEXT_BYTES
 from core.errors import ConfigError, ModelError
-from core.plan.memory import Probe, measure_step, probe
+from core.plan.memory import PIECES, Probe, measure_step, probe
 from core.plan.planner import SHARE, Situation, make_plan
 from core.plan.planning import LEAST_TOKENS, calibration_tokens, shape_of
 from core.plan.profile import RANKS, WIDTHS, Price
@@ -83,7 +83,9 @@ def _plan(folder: Path, config: RunConfig, device: str, data_sha256: str) -> Pla
     shape = shape_of(folder)
     found = _on_card(folder, shape) if device == "cuda" else probe(folder, torch.device("cpu"))
     step, longest = found.step, config.train.max_length
-    room = config.budget_bytes * SHARE - found.process - shape["fixed"] - shape["tables_8"]
+    rest = _rounding(shape["linears"]) if device == "cuda" else PIECES
+    room = config.budget_bytes * SHARE - found.process - rest
+    room -= shape["fixed"] + shape["tables_8"]
     room = room if config.budget_bytes else math.inf
     seen = max(calibration_tokens(config, step, shape["pricing"], room), longest)
     linears = shape["linears"]
@@ -100,7 +102,7 @@ def _plan(folder: Path, config: RunConfig, device: str, data_sha256: str) -> Pla
         least_profile_peak=int(step.at(max(LEAST_TOKENS, longest), step.layers) + shape["pricing"]),
         model=config.model,
         data_sha256=data_sha256,
-        allocator=_rounding(linears) if device == "cuda" else 0,
+        allocator=rest,
     )
     plan = make_plan(config, situation)
     return replace(plan, linears=[_assumed(x) for x in plan.linears])

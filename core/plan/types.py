@@ -48,8 +48,8 @@ class Plan:
 
     ``parts`` are predicted bytes at the peak: ``process`` (interpreter and libraries; on a GPU an
     allowance for its context and the work space of its libraries), ``weights``, ``embeddings``,
-    ``adapters``, ``gradients``, ``optimizer``, ``activations``, ``allocator`` (what that of a GPU
-    leaves unused).
+    ``adapters``, ``gradients``, ``optimizer``, ``activations``, ``allocator`` (what the
+    system's or the GPU's leaves unused).
     When ``feasible`` is false the plan is the smallest there is, and ``suggestion`` the smallest
     change that fits.
     """
