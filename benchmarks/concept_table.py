@@ -34,7 +34,7 @@ PUBLISHED = {
         "A pair is tested if either of its concepts was kept out of training (20 % of the "
         "concepts; 15 % for validation). Published figures on these sets mostly split pairs at "
         "random, which is easier; they are not set beside. metacademy lists no negatives: for "
-        "every positive three random pairs and its reverse. LectureBank's and AL-CPL's own are used."
+        "every positive three random pairs and its reverse. AL-CPL and LectureBank list negatives."
     ),
 }
 

@@ -214,6 +214,15 @@ def _add_graph(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--previous", default="", metavar="FILE", help="keep a map's corrections")
     parser.add_argument("--most", type=int, default=300, help="concepts at most (default: 300)")
+    parser.add_argument(
+        "--split",
+        default="",
+        metavar="DIR",
+        help="write the class with a quiz of concepts that are not learned, for train --data DIR",
+    )
+    parser.add_argument(
+        "--gap-weights", action="store_true", help="with --split: repeat examples of large gaps"
+    )
     parser.add_argument("--edit", metavar="OP:A[:B[:C]]", action="append", default=[], help=EDITS)
     parser.add_argument("--undo", action="store_true", help="take the last correction back")
     parser.add_argument("--save", metavar="FILE", default="", help="write the map with its history")
@@ -518,6 +527,8 @@ def graph(options: argparse.Namespace, screen: Screen) -> Outcome:
         from core.graph.marks import mastery_of
 
         told["mastery"] = mastery_of(found, _run_folder(options.marks))
+    if options.split:
+        told["split"] = _split(options, found)
     if options.save:
         _free(options.save)
         document.save(made, Path(options.save).expanduser().resolve())
@@ -552,6 +563,39 @@ def _map(options: argparse.Namespace, screen: Screen) -> Any:
         most=options.most,
     )
     return document.MapDocument.from_json(made)
+
+
+def _split(options: argparse.Namespace, found: Any) -> Document:
+    """Freeze the class split by concept.
+
+    Raises:
+        ConfigError: if a saved map was given in the place of the class.
+    """
+    from core.graph.classes import freeze_by_concept
+
+    path = _existing(options.file)
+    if path.suffix.lower() == ".json":
+        from core.graph.document import is_map
+
+        if is_map(path):
+            raise ConfigError(
+                "--split needs the class itself.",
+                where="--split",
+                action="Give the class file, and the map by --previous.",
+                code="cli.split",
+            )
+    config = RunConfig.from_json(
+        {
+            "data": {
+                "path": str(path),
+                "sheet": options.sheet,
+                "encoding": options.encoding,
+                **(options.map or {}),
+            }
+        }
+    )
+    folder = Path(options.split).expanduser().resolve()
+    return freeze_by_concept(found, config.data, folder, weighted=options.gap_weights)
 
 
 def is_class(path: Path) -> bool:
@@ -632,6 +676,8 @@ def lines_of(told: Document, words: Any) -> list[str]:
         lines.append(f"  {said}  {r['confidence']:.2f}")
     if len(listed) > 40 or len(shown) > 40:
         lines.append(f"  ... {len(listed)} concepts, {len(shown)} relations in all")
+    if split := told.get("split"):
+        lines.append(f"{split['train']} to learn, {split['quiz']} in the quiz: {split['held'][:9]}")
     for m in told.get("mastery", ()):
         lines.append(f"  {m['name']}: {m['base']:.2f} -> {m['tuned']:.2f}")
     return lines + [g["sentence"] for g in told["gaps"]]

@@ -8,13 +8,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from core.config import DataConfig
-from core.data.frozen import is_frozen, load_frozen
-from core.data.ingest import read_isolated
-from core.data.types import Example
 from core.errors import DataError
 from core.events import Emit, PhaseChanged
 from core.graph import document, scorer
 from core.graph.build import MOST, Options, build
+from core.graph.classes import examples_of
 from core.graph.document import MapDocument
 from core.graph.encoder import Encoder, default_model, folder_of
 from core.graph.material import Paragraph, read_material
@@ -74,23 +72,6 @@ def make(asked: Asked, emit: Emit = lambda event: None) -> MapDocument:
         previous=previous,
         emit=emit,
     )
-
-
-def examples_of(data: DataConfig) -> tuple[Example, ...]:
-    """All examples of a class file, or of a run's frozen data (both sides).
-
-    Raises:
-        DataError: if nothing in it can be used.
-    """
-    path = Path(data.path)
-    for folder in (path, path / "data"):
-        if is_frozen(folder):
-            sides = load_frozen(folder)
-            return (*sides.train, *sides.quiz)
-    found = read_isolated(
-        path, question=data.question, answer=data.answer, sheet=data.sheet, encoding=data.encoding
-    )
-    return tuple(found.examples)
 
 
 def _scorer(loaded: Encoder) -> scorer.Scorer | None:

@@ -5,9 +5,12 @@ import json
 import pytest
 
 from core import cli
+from core.config import DataConfig
+from core.data.frozen import load_frozen
 from core.data.types import Example
 from core.errors import DataError
-from core.graph import build, reason, scorer
+from core.graph import build, reason, scorer, use
+from core.graph.classes import freeze_by_concept
 from core.graph.decode import is_acyclic
 from core.graph.document import Edit, MapDocument, load
 from core.graph.encoder import Encoder, default_model
@@ -220,6 +223,24 @@ def test_the_verb_makes_corrects_and_writes_a_map(run, class_file, tiny, tmp_pat
     assert (told["version"], told["files"]) == (1, ["concepts.csv", "relations.csv"])
     assert (tmp_path / "out" / "concepts.csv").read_bytes().count(b"\r\n") > 1
     assert isinstance(load(saved), MapDocument)
+
+
+def test_the_class_is_frozen_with_a_quiz_of_concepts_that_are_not_learned(
+    small, examples, class_file, tmp_path
+):
+    data = DataConfig(path=str(class_file), quiz_share=0.4)
+    told = freeze_by_concept(small.current(), data, tmp_path / "split", weighted=True)
+    sides = load_frozen(tmp_path / "split")
+    assert len(sides.quiz) == told["quiz"]
+    assert len(sides.train) == told["train"] + told["repeated"]
+    assert told["train"] + told["quiz"] == len(examples)
+    assert told["repeated"] > 0
+    learned = set().union(*use.concepts_of_examples(small.current(), sides.train))
+    assert not {small.current().concept(c).name for c in learned} & set(told["held"])
+    with pytest.raises(DataError, match="No concept can be kept"):
+        freeze_by_concept(
+            small.current(), DataConfig(path=str(class_file), quiz_share=0), tmp_path / "none"
+        )
 
 
 def test_a_text_alone_is_mapped_too(run, tiny, tmp_path):
