@@ -41,7 +41,7 @@ def read(name: str, shared: Path) -> tuple[dict[str, Triples], int, int]:
     folder = shared / "kg_triples" / name
     entities: dict[str, int] = {}
     relations: dict[str, int] = {}
-    found = {}
+    found: dict[str, Triples] = {}
     try:
         for side in ("train", "valid", "test"):
             rows = [x.split("\t") for x in (folder / f"{side}.txt").read_text("utf-8").split("\n")]

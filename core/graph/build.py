@@ -350,9 +350,12 @@ def concepts_of(
     surfaces = [p.name or passages[p.passage].text[p.start : p.end] for p, _ in spans]
     counts.update(" ".join(s.split()) for s in surfaces)
     chosen = alias_groups(counts, short_forms(p.text for p in passages))
-    for surface in counts:
-        if (own := corrections.same.get(key_of(surface))) is not None:
-            chosen[surface] = own
+    for (
+        surface,
+        name,
+    ) in chosen.items():  # the teacher's keep their old name and id
+        own = corrections.same.get(key_of(surface)) or corrections.same.get(key_of(name))
+        chosen[surface] = own or name
     chosen = _alike(chosen, counts, encoder)
     gathered: defaultdict[str, list[tuple[Phrase, float]]] = defaultdict(list)
     for (phrase, p), surface in zip(spans, surfaces, strict=True):

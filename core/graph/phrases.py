@@ -170,7 +170,8 @@ def _chosen(*sources: Iterable[Phrase]) -> list[Phrase]:
     """Spans that do not overlap; earlier sources go before later ones."""
     kept: list[Phrase] = []
     for phrase in (p for source in sources for p in source):
-        if all(phrase.end <= k.start or phrase.start >= k.end for k in kept):
+        apart = all(phrase.end <= k.start or phrase.start >= k.end for k in kept)
+        if apart and phrase.end - phrase.start > 1:
             kept.append(phrase)
     return kept
 

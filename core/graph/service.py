@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -100,6 +100,9 @@ def _same(run: str, questions: Sequence[str], emit: Emit) -> tuple[tuple[int, ..
             action="Split the file.",
             code="pairs.too_many",
         )
-    tell: Callable[[float], None] = lambda share: emit(PhaseChanged("compare", share))  # noqa: E731
+
+    def tell(share: float) -> None:
+        emit(PhaseChanged("compare", share))
+
     found = find_duplicates(load_trained(Path(run)), questions, on_share=tell)
     return tuple(tuple(g) for g in groups(found, len(questions)))
