@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import networkx as nx
 
-from core.data.edit import protected
+from core.data.formula import protected
 from core.errors import ConfigError
 from core.graph.types import ConceptMap
 from core.graph.use import gap_values, report
