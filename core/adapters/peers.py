@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from core import modelload
+from core.adapters.finite import check_finite
 from core.config import RunConfig
-from core.errors import ModelError
 from core.manifest import check_manifest, read_manifest, whole_folder, write_manifest
 
 DENSE, NF4 = "dense", "nf4"
@@ -241,14 +241,7 @@ def save_adapter(target: Path, peft: Any, base: str, facts: dict[str, Any], star
         tensors = {name: _beside(name, t, begun[name]) for name, t in tensors.items()}
         settings.r, settings.lora_alpha = 2 * settings.r, 2 * settings.lora_alpha
         settings.init_lora_weights = True
-    broken = [name for name, t in tensors.items() if not torch.isfinite(t).all()]
-    if broken:
-        raise ModelError(
-            "The adapter holds numbers that are not finite and was not saved.",
-            where=broken[0],
-            action="Start again with a smaller learning rate.",
-            code="adapter.not_finite",
-        )
+    check_finite(tensors)
     with whole_folder(target) as folder:
         settings.save_pretrained(str(folder))
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})

@@ -28,6 +28,7 @@ from torch import Tensor
 from core import modelload, models
 from core.adapters import peers
 from core.adapters.basis import BASIS, Bases, sha256_of_bases
+from core.adapters.finite import check_finite
 from core.adapters.start import adapted_linear, scheme_of
 from core.assemble import LanguageModel, build, compute_dtype, put
 from core.config import RunConfig
@@ -112,14 +113,7 @@ def save_adapter(out: Path, layers: Mapping[str, AdapterLinear], facts: dict[str
         ModelError: if a number in it is not finite.
     """
     tensors = folded(layers)
-    broken = [n for n, t in tensors.items() if not torch.isfinite(t).all()]
-    if broken:
-        raise ModelError(
-            "The adapter holds numbers that are not finite and was not saved.",
-            where=broken[0],
-            action="Start again with a smaller learning rate.",
-            code="adapter.not_finite",
-        )
+    check_finite(tensors)
     digest = sha256_of_tensors(tensors)
     with whole_folder(out / ADAPTER) as folder:
         save_file(tensors, folder / "adapter.safetensors")

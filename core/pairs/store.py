@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core import models
+from core.adapters.finite import check_finite
 from core.adapters.store import ADAPTER, sha256_of_tensors
 from core.config import RunConfig
 from core.errors import ModelError
@@ -76,14 +77,7 @@ def save_trained(out: Path, model: PairModel, threshold: float, facts: dict[str,
         ModelError: if a number in it is not finite.
     """
     tensors = folded(model)
-    broken = [name for name, t in tensors.items() if not torch.isfinite(t).all()]
-    if broken:
-        raise ModelError(
-            "The adapter holds numbers that are not finite and was not saved.",
-            where=broken[0],
-            action="Start again with a smaller learning rate.",
-            code="adapter.not_finite",
-        )
+    check_finite(tensors)
     digest = sha256_of_tensors(tensors)
     with whole_folder(out / ADAPTER) as folder:
         save_file(tensors, folder / "adapter.safetensors")

@@ -43,6 +43,7 @@ def new_page(chromium: "sync_api.Browser") -> Iterator[Callable[..., "sync_api.P
     def watch(page: "sync_api.Page") -> None:
         page.on("pageerror", lambda error: faults.append(f"script: {error}"))
         page.on("console", lambda m: faults.append(f"console: {m.text}") if _bad(m) else None)
+        page.on("domcontentloaded", lambda _: _forgive_the_page_that_left(faults))
         page.on(
             "request", lambda r: faults.append(f"foreign: {r.url}") if _foreign(r.url) else None
         )
@@ -67,6 +68,15 @@ def _bad(message: "sync_api.ConsoleMessage") -> bool:
     # A refusal (409) is an answer that the page shows; Gradio logs requests that a reload cuts off.
     expected = ("status of 409", "AbortError", "Connection errored out")
     return message.type == "error" and not any(text in message.text for text in expected)
+
+
+def _forgive_the_page_that_left(faults: list[str]) -> None:
+    """Drop what a page says only while it is being left; on one that stays it is a fault.
+
+    Gradio closes its stream when a reload begins, at which its server forgets the session; an
+    event that was on its way then asks for a new stream and is told 404.
+    """
+    faults[:] = [text for text in faults if "Unexpected error 404: Not Found" not in text]
 
 
 def _foreign(url: str) -> bool:

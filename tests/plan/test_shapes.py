@@ -135,6 +135,7 @@ def test_a_folder_with_weights_is_no_shape(tmp_path: Path) -> None:
     assert not is_shape(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_command_line_plans_a_folder_with_a_configuration_alone(
     tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import string
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -37,15 +38,18 @@ _YES = {"x", "✓", "✔", "√", "1", "true", "t", "yes", "y", "ja", "oui", "s�
 _NUMPY = re.compile(r"""(['"])\s*[\n ]\s*(?=['"])""")  # ['a' 'b'], as pandas writes an array
 
 
-def worded(stem: str, options: Sequence[str]) -> str:
-    """Return a question with its options, each on a line of its own with its letter."""
-    lines = [f"{chr(65 + i)}. {text}" for i, text in enumerate(options) if text]
-    return "\n".join([stem.rstrip(), *lines])
+def with_options(text: str, options: Sequence[str]) -> str:
+    """Return a question followed by ``A. first``, ``B. second`` ... on lines of their own.
+
+    An option that is empty has no line, and the others keep the letters of their places.
+    """
+    marks = [*string.ascii_uppercase, *map(str, range(27, len(options) + 1))]
+    lines = [f"{m}. {o}" for m, o in zip(marks, options, strict=False) if o]
+    return "\n".join([*filter(None, [text.rstrip()]), *lines]) if lines else text
 
 
-def answer_words(options: Sequence[str], right: Sequence[int]) -> str:
-    """Return the right options in words: short ones in a line, others one below the other."""
-    answers = [options[i] for i in right]
+def joined(answers: Sequence[str]) -> str:
+    """Return several right answers as one: short ones in a line, others one below the other."""
     short = all(len(a) <= LONGEST_IN_LINE and not {";", "\n"} & set(a) for a in answers)
     return ("; " if short else "\n").join(answers)
 

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from core.data.ingest.choices import joined
 from core.data.ingest.markup import plain
-from core.data.ingest.questions import Found, Question, joined, match_texts
+from core.data.ingest.questions import Found, Question, match_texts
 from core.data.messages import Findings
 
 BLANK = "_____"  # what a missing word is shown as

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from core.data.ingest.choices import (
-    answer_words,
     counts_options,
     is_marked,
+    joined,
     labelled,
     names_options,
     number_base,
     options_in,
     right_options,
+    with_options,
     without_label,
-    worded,
 )
 from core.data.ingest.columns import Columns
 from core.data.ingest.rows import Row
@@ -117,12 +117,12 @@ class Learner:
         if "wrong" in self.at and answer.strip():
             wrong = self._many(cells, "wrong")
             options = sorted({answer.strip(), *wrong})  # so that the place says nothing
-            return (worded(question, options) if wrong else question), answer
+            return (with_options(question, options) if wrong else question), answer
         if "options" in self.at:
             return self._chosen(cells, question, answer)
         if names_options(answer) and (inside := labelled(question)[1]):
             right = right_options(answer, inside)
-            answer = answer_words(inside, right) if right else answer
+            answer = joined([inside[i] for i in right]) if right else answer
         return question, answer
 
     def _chosen(self, cells: Sequence[str], question: str, answer: str) -> tuple[str, str]:
@@ -144,10 +144,11 @@ class Learner:
             return question, answer  # a question of another kind among them
         if right == []:
             raise _LeftOutError("choices.no_such_option", answer=answer.strip())
-        text = question if inside else worded(question, options)
+        text = question if inside else with_options(question, options)
         if right is None:
             return text, answer
-        return text, answer_words(inside or options, right)
+        known = inside or options
+        return text, joined([known[i] for i in right])
 
     def _options(self, cells: Sequence[str]) -> list[str]:
         """Return the options of a row without letters; an empty one keeps its place."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from core.data.ingest.choices import joined
 from core.data.ingest.question_text import Line, looks_like_questions, read_questions
-from core.data.ingest.questions import Found, Question, joined
+from core.data.ingest.questions import Found, Question
 from core.data.ingest.table import Row
 from core.data.messages import Findings
 

@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from xml.etree.ElementTree import Element
 
+from core.data.ingest.choices import joined
 from core.data.ingest.cloze import bracketed_gaps, numbered_gaps, read_cloze
 from core.data.ingest.markup import line_of, plain
-from core.data.ingest.questions import Found, Question, joined, match_texts
+from core.data.ingest.questions import Found, Question, match_texts
 from core.data.messages import Findings
 
 _NO_HTML = ("plain_text", "markdown")

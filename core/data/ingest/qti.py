@@ -15,11 +15,12 @@ from xml.etree.ElementTree import Element
 
 from core.data.ingest import qti2
 from core.data.ingest.archive import natural, opened, part
+from core.data.ingest.choices import joined
 from core.data.ingest.encoding import decode
 from core.data.ingest.markup import declared_encoding, line_of, parse_xml, plain
 from core.data.ingest.moodle import read_moodle
 from core.data.ingest.package import LARGEST
-from core.data.ingest.questions import GAP, Found, Question, gap, joined, match_texts, numbered
+from core.data.ingest.questions import GAP, Found, Question, gap, match_texts, numbered
 from core.data.messages import Findings, data_error
 from core.errors import DataError
 

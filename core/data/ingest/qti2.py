@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
+from core.data.ingest.choices import joined
 from core.data.ingest.markup import tidied
-from core.data.ingest.questions import Question, gap, joined, match_texts, numbered
+from core.data.ingest.questions import Question, gap, match_texts, numbered
 from core.data.messages import Findings
 
 _CHOICES = ("simpleChoice", "inlineChoice", "hottext", "simpleAssociableChoice", "gapText")

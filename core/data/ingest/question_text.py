@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from core.data.ingest.questions import Found, Question, joined
+from core.data.ingest.choices import joined
+from core.data.ingest.questions import Found, Question
 from core.data.messages import Findings, data_error
 
 SAMPLE = 1 << 16  # characters by which a text is recognised

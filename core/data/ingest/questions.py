@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from core.data.ingest.choices import joined, with_options
 from core.data.ingest.table import Row
 from core.data.messages import Findings, data_error
 from core.data.types import Example
 
-LONGEST_IN_LINE = 60  # characters of an answer that shares a line with others
 GAP = "____"
 
 
@@ -54,22 +53,6 @@ class Found:
     questions: tuple[Question, ...] = ()
     examples: tuple[Example, ...] = ()
     rows: tuple[Row, ...] = ()
-
-
-def with_options(text: str, options: Sequence[str]) -> str:
-    """Return a question followed by ``A. first``, ``B. second`` ... on lines of their own."""
-    if not options:
-        return text
-    letters = string.ascii_uppercase
-    marks = [letters[i] if i < len(letters) else str(i + 1) for i in range(len(options))]
-    lines = [f"{m}. {o}" for m, o in zip(marks, options, strict=True)]
-    return "\n".join([text, *lines]) if text else "\n".join(lines)
-
-
-def joined(answers: Sequence[str]) -> str:
-    """Return several right answers as one: short ones in a line, others one below the other."""
-    short = all(len(a) <= LONGEST_IN_LINE and not {";", "\n"} & set(a) for a in answers)
-    return ("; " if short else "\n").join(answers)
 
 
 def numbered(answers: Sequence[str]) -> str:

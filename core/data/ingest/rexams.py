@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from core.data.ingest.questions import Found, Question, joined
+from core.data.ingest.choices import joined
+from core.data.ingest.questions import Found, Question
 from core.data.messages import Findings
 
 _SECTION = re.compile(r"^(Question|Solution|Meta-information)[ \t]*\n=+[ \t]*$", re.M | re.I)
