@@ -23,8 +23,8 @@ PUBLISHED = {
         "Published: SpERT (Eberts and Ulges 2020, arXiv 1909.07755) on CoNLL04 88.94 entity F1 and "
         "71.47 relation F1 (micro; learned from the training and the development file), on SciERC "
         "70.33 and 50.84 with SciBERT, where a relation need not have the right types of its "
-        "entities; both tune a whole encoder of 110 million weights on a GPU. Ours stands on frozen "
-        "states unless a row says tuned."
+        "entities; both tune a whole encoder of 110 million weights on a GPU. Ours stands on "
+        "frozen states unless a row says tuned."
     ),
     "links": (
         "Published filtered marks: ConvE, as its repository TimDettmers/ConvE states, MRR and "

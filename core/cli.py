@@ -670,10 +670,10 @@ def _split(options: argparse.Namespace, found: Any) -> Document:
 
 
 def is_class(path: Path) -> bool:
-    """Whether a text file can be read as a class: questions and answers in columns."""
+    """Whether a text, Word or PDF file can be read as a class: it holds questions and answers."""
     from core.data.ingest import read_isolated
 
-    if path.suffix.lower() != ".txt":
+    if path.suffix.lower() not in (".txt", ".docx", ".pdf"):
         return False
     try:
         return len(read_isolated(path).examples) > 0

@@ -1,8 +1,8 @@
 """The text that a map is made of: the class's questions and answers, and added material.
 
 A file of material becomes :class:`Paragraph` by the reader for its suffix in :data:`READERS`. A
-reader for another format (Word, PDF) is one function there: from a path to paragraphs with their
-role and place; everything after that knows paragraphs only. No torch in here.
+reader for another format is one function there: from a path to paragraphs with their role and
+place; everything after that knows paragraphs only. No torch in here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.data.ingest.encoding import decode
+from core.data.ingest.pdf import pdf_lines
+from core.data.ingest.word import word_text
 from core.data.messages import Findings
 from core.data.split import duplicate_groups
 from core.data.types import Example
@@ -65,7 +67,60 @@ def read_markdown(path: Path) -> list[Paragraph]:
     ]
 
 
-READERS: dict[str, Reader] = {".txt": read_text, ".md": read_markdown, ".markdown": read_markdown}
+def read_docx(path: Path) -> list[Paragraph]:
+    """Paragraphs of a Word document: headings are titles, rows of two cells glossary entries."""
+    paragraphs, rows = word_text(_bytes(path))
+    found = []
+    for line, heading in paragraphs:
+        if heading and line.text:
+            found.append(Paragraph(_unnumbered(line.text), TITLE, line.where))
+        else:
+            found += _paragraphs(line.text, _title_of_text, lambda n, w=line.where: w)  # type: ignore[misc]
+    for row in rows:
+        cells = [c for c in row.cells if c.strip()]
+        text = ": ".join(cells) if len(cells) == 2 else " ".join(cells)
+        found += _paragraphs(" ".join(text.split()), _no_title, lambda n, w=row.where: w)  # type: ignore[misc]
+    return found
+
+
+def read_pdf(path: Path) -> list[Paragraph]:
+    """Paragraphs of a PDF's text: lines that a full one runs on into are one."""
+    lines = pdf_lines(_bytes(path), Findings())
+    longest = max((len(line.text) for line in lines), default=0)
+    found: list[Paragraph] = []
+    gathered = where = before = ""
+    for line in lines:
+        text = line.text.strip()
+        if gathered and _runs_on(before, longest):
+            gathered = _joined(gathered, text)
+        else:
+            found += _paragraphs(gathered, _title_of_text, lambda n, w=where: w)  # type: ignore[misc]
+            gathered, where = text, line.where
+        before = text
+    return found + _paragraphs(gathered, _title_of_text, lambda n: where)
+
+
+def _runs_on(line: str, longest: int) -> bool:
+    """Whether a line of a PDF goes on in the next: it is full and its sentence is not over."""
+    return len(line) > 0.6 * longest and not line.endswith(
+        (".", "。", "?", "？", "!", "！", ":", "：")
+    )
+
+
+def _joined(before: str, after: str) -> str:
+    if before.endswith("-") and before[-2:-1].isalpha() and after[:1].islower():
+        return before[:-1] + after
+    apart = "" if language(before[-4:] + after[:4]) == "zh" else " "
+    return f"{before}{apart}{after}"
+
+
+READERS: dict[str, Reader] = {
+    ".txt": read_text,
+    ".md": read_markdown,
+    ".markdown": read_markdown,
+    ".docx": read_docx,
+    ".pdf": read_pdf,
+}
 
 
 def read_material(path: Path) -> list[Paragraph]:
@@ -113,12 +168,15 @@ def _unreadable(path: Path) -> DataError:
     )
 
 
-def _decoded(path: Path) -> str:
+def _bytes(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise _unreadable(path) from error
-    text = decode(data, Findings()).text
+
+
+def _decoded(path: Path) -> str:
+    text = decode(_bytes(path), Findings()).text
     if text.count("\0") > len(text) // 100:
         raise DataError(
             "This is no text file.",
@@ -150,13 +208,21 @@ def _title_of_text(line: str, alone: bool) -> str:
     return text if alone and short and not ends and any(c.isalpha() for c in text) else ""
 
 
+def _no_title(line: str, alone: bool) -> str:
+    return ""
+
+
 def _unnumbered(title: str) -> str:
     """A title without "Unit 3:", unless there is nothing else."""
     match = _NUMBERED.match(title)
     return match[1].strip() if match and match[1].strip() else title
 
 
-def _paragraphs(text: str, title_of: Callable[[str, bool], str]) -> list[Paragraph]:
+def _paragraphs(
+    text: str,
+    title_of: Callable[[str, bool], str],
+    place: Callable[[int], str] = "line {}".format,
+) -> list[Paragraph]:
     found: list[Paragraph] = []
     gathered: list[str] = []
     begun = 0
@@ -164,7 +230,7 @@ def _paragraphs(text: str, title_of: Callable[[str, bool], str]) -> list[Paragra
 
     def close() -> None:
         if gathered:
-            found.append(Paragraph("\n".join(gathered), TEXT, f"line {begun}"))
+            found.append(Paragraph("\n".join(gathered), TEXT, place(begun)))
             gathered.clear()
 
     for number, line in enumerate(lines, 1):
@@ -172,12 +238,12 @@ def _paragraphs(text: str, title_of: Callable[[str, bool], str]) -> list[Paragra
         after = not lines[number].strip() if number < len(lines) else True
         if title := title_of(line, before and after):
             close()
-            found.append(Paragraph(_unnumbered(title), TITLE, f"line {number}"))
+            found.append(Paragraph(_unnumbered(title), TITLE, place(number)))
         elif not line.strip():
             close()
         elif _ENTRY.match(line):
             close()
-            found.append(Paragraph(line.strip(), GLOSSARY, f"line {number}"))
+            found.append(Paragraph(line.strip(), GLOSSARY, place(number)))
         else:
             begun = begun if gathered else number
             gathered.append(line)

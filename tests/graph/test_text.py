@@ -9,6 +9,7 @@ from core.graph import material, phrases
 from core.graph.material import Paragraph, passages_of, read_material
 from core.graph.names import alias_groups, mentions_in, short_forms
 from core.graph.types import Passage, key_of
+from tests.data.ingest.questions.test_lists import pdf_of
 
 MARKDOWN = """# Unit 3: Photosynthesis
 
@@ -54,6 +55,50 @@ def test_plain_text_in_gb18030_is_read_with_its_titles(tmp_path):
         ("text", "光合作用"),
         ("glossary", "叶绿体："),
     ]
+
+
+def test_a_word_document_gives_headings_entries_and_text_with_their_paragraphs(tmp_path):
+    import docx
+
+    made = docx.Document()
+    made.add_heading("Unit 3: Photosynthesis", 1)
+    made.add_paragraph("Plants make food of light. They need water.")
+    made.add_paragraph("")
+    made.add_paragraph("Osmosis: the movement of water through a membrane.")
+    row = made.add_table(rows=1, cols=2).rows[0]
+    row.cells[0].text, row.cells[1].text = "Xylem", "the tissue that carries water"
+    made.save(tmp_path / "unit.docx")
+    assert read_material(tmp_path / "unit.docx") == [
+        Paragraph("Photosynthesis", "title", "paragraph 1"),
+        Paragraph("Plants make food of light. They need water.", "text", "paragraph 2"),
+        Paragraph("Osmosis: the movement of water through a membrane.", "glossary", "paragraph 4"),
+        Paragraph("Xylem: the tissue that carries water", "glossary", "row 1"),
+    ]
+
+
+def test_lines_of_a_pdf_that_run_on_are_one_sentence(tmp_path):
+    lines = ["Photosynthesis", "Photosynthesis is the process by which green plants make"]
+    lines += ["their own food of water, light and carbon diox-", "ide. It needs chlorophyll."]
+    lines += ["Osmosis: the movement of water through a membrane."]
+    (tmp_path / "unit.pdf").write_bytes(pdf_of(lines))
+    assert read_material(tmp_path / "unit.pdf") == [
+        Paragraph("Photosynthesis", "title", "page 1, line 1"),
+        Paragraph(
+            "Photosynthesis is the process by which green plants make their own food of water, "
+            "light and carbon dioxide. It needs chlorophyll.",
+            "text",
+            "page 1, line 2",
+        ),
+        Paragraph(lines[-1], "glossary", "page 1, line 5"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.docx", "a.pdf"])
+def test_a_damaged_document_is_refused_in_a_sentence(tmp_path, name):
+    (tmp_path / name).write_bytes(b"PK\x03\x04 no document")
+    with pytest.raises(DataError) as caught:
+        read_material(tmp_path / name)
+    assert caught.value.code.split(".")[0] in ("word", "pdf", "package", "archive")
 
 
 @pytest.mark.parametrize(
