@@ -310,7 +310,7 @@
       const box = this.field("detail"), c = this.byId && this.byId.get(this.chosen);
       this.part("unchosen").hidden = !!c;
       if (!c) { box.replaceChildren(); return; }
-      const held = document.activeElement && box.contains(document.activeElement) ? document.activeElement.dataset.keep : "";
+      const held = box.contains(document.activeElement) ? document.activeElement.dataset.keep || "none" : ""; // by what focus comes back
       let texts;
       try { texts = await Studio.getJson(address("one", { id: c.id })); } catch { texts = { sentences: [], evidence: [], more: 0 }; }
       if (this.chosen !== c.id) return;

@@ -26,7 +26,7 @@ from core.graph.types import Concept, ConceptMap, Relation, concept_id
 from core.runs.runner import Runner
 from core.runs.store import Store
 from studio import concepts, draft, maps
-from studio.backend import Backend
+from studio.backend import Backend, map_key
 from studio.text import LANGUAGES, Words
 
 CLASS = [
@@ -60,6 +60,9 @@ def found_in(examples: list[Example], names: tuple[str, ...] = NAMES) -> Concept
     used = {"used": "gcn-gat", "validation": MARKS}
     metrics = {"relations": used, "encoder": "starter"}
     return ConceptMap("fractions", "en", passages, questions, listed, relations, metrics)
+
+
+Finish = Callable[[], dict[str, Any]]
 
 
 class MapService:
@@ -116,19 +119,25 @@ def folder(backend: Backend, examples: list[Example], tmp_path: Path) -> Path:
     return maps.folder_of(draft.load())
 
 
-def finish(client: TestClient) -> dict[str, Any]:
-    """Wait for the search and return how things stand."""
-    for _ in range(400):
+@pytest.fixture
+def finish(client: TestClient, backend: Backend) -> Finish:
+    """Return a function that waits for the search and says how things stand."""
+
+    def wait() -> dict[str, Any]:
+        task = backend.tasks.get(map_key(maps.folder_of(draft.load())))
+        assert task is not None
+        for _ in task.follow():
+            pass
         state: dict[str, Any] = client.get("/api/concepts/state").json()
-        if not (state["task"] and "said" in state["task"]):
-            return state
-    raise AssertionError("the search did not end")
+        return state
+
+    return wait
 
 
 @pytest.fixture
-def made(client: TestClient, folder: Path) -> Path:
+def made(client: TestClient, folder: Path, finish: Finish) -> Path:
     assert client.post("/api/concepts/make", json={}).status_code == 202
-    assert finish(client)["map"]["counts"]["concepts"] == len(NAMES)
+    assert finish()["map"]["counts"]["concepts"] == len(NAMES)
     return folder
 
 
@@ -158,22 +167,22 @@ def test_nothing_is_there_before_it_is_made(client: TestClient, folder: Path) ->
 
 
 def test_without_class_and_text_there_is_nothing_to_make_a_map_of(
-    client: TestClient, folder: Path
+    client: TestClient, folder: Path, finish: Finish
 ) -> None:
     draft.reset()
     assert client.post("/api/concepts/make", json={}).status_code == 409
     kept = client.post("/api/concepts/material?name=notes.txt", content=b"A ratio is a share.")
     assert kept.status_code == 201
     assert client.post("/api/concepts/make", json={}).status_code == 202
-    assert finish(client)["map"]["stamp"]
+    assert finish()["map"]["stamp"]
 
 
 def test_what_a_map_is_made_of_goes_to_the_helper_process(
-    client: TestClient, backend: Backend, folder: Path
+    client: TestClient, backend: Backend, folder: Path, finish: Finish
 ) -> None:
     client.post("/api/concepts/material?name=..%2F..%2Fnotes%20of%20mine.md", content=b"# Ratios")
     client.post("/api/concepts/make", json={})
-    finish(client)
+    finish()
     asked = backend.service.asked[-1]  # type: ignore[attr-defined]
     assert asked["op"] == "graph"
     assert asked["data"]["path"] == draft.load().data.path
@@ -208,11 +217,11 @@ def test_a_text_is_kept_once_and_can_be_removed(client: TestClient, made: Path) 
 
 
 def test_a_failed_search_says_why_and_keeps_the_map(
-    client: TestClient, backend: Backend, made: Path
+    client: TestClient, backend: Backend, made: Path, finish: Finish
 ) -> None:
     backend.service.found = None  # type: ignore[attr-defined]
     client.post("/api/concepts/make", json={})
-    finish(client)
+    finish()
     state = client.get("/api/concepts/state?lang=zh").json()
     assert "没有找到概念" in state["task"]["problems"][0]
     assert state["map"]["counts"]["concepts"] == len(NAMES)
@@ -305,13 +314,13 @@ def test_a_correction_that_makes_no_sense_is_a_sentence_and_changes_nothing(
 
 
 def test_looking_again_keeps_corrections_also_those_made_meanwhile(
-    client: TestClient, backend: Backend, made: Path, examples: list[Example]
+    client: TestClient, backend: Backend, made: Path, examples: list[Example], finish: Finish
 ) -> None:
     told = edit(client, op="rename", concept=RATIO, text="proportion")
     assert told["fresh"] == 1
     backend.service.found = found_in(examples, (*NAMES, "line"))  # type: ignore[attr-defined]
     client.post("/api/concepts/make", json={})
-    state = finish(client)
+    state = finish()
     assert names(client) == {
         "fraction",
         "denominator",
@@ -330,12 +339,14 @@ def test_a_changed_class_is_told(client: TestClient, made: Path) -> None:
     assert client.get("/api/concepts/state").json()["map"]["stale"]
 
 
-def test_a_damaged_map_is_a_sentence_and_can_be_made_anew(client: TestClient, made: Path) -> None:
+def test_a_damaged_map_is_a_sentence_and_can_be_made_anew(
+    client: TestClient, made: Path, finish: Finish
+) -> None:
     (made / maps.MAP).write_text("{", "utf-8")
     state = client.get("/api/concepts/state").json()
     assert state["map"]["problem"]
     client.post("/api/concepts/make", json={})
-    assert finish(client)["map"]["counts"]["concepts"] == len(NAMES)
+    assert finish()["map"]["counts"]["concepts"] == len(NAMES)
 
 
 def test_the_map_can_be_taken_away(client: TestClient, made: Path) -> None:
