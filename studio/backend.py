@@ -203,7 +203,7 @@ class Backend:
             "data": asdict(data) if data.path else None,
             "material": [str(text.path) for text in texts],
             "pairs": run,
-            "previous": str(folder / maps.MAP) if self.maps.stamp(folder) else "",
+            "previous": self.maps.previous(folder),
             "name": config.name or "class",
             "save": str(folder / maps.NEW),
         }

@@ -30,6 +30,7 @@ from core.runs.folder import read_json, write_json
 from studio import workbench
 
 MAP, ABOUT, NEW, QUIZ = "map.json", "about.json", "new.json", "quiz.json"
+DAMAGED = "map.damaged.json"
 MOST_MATERIAL = 20  # files
 _KEPT = 4  # documents in memory
 _NAME = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]+')
@@ -122,10 +123,23 @@ class Maps:
         """Put what was found anew (``new.json``) under the corrections as they stand by now."""
         with self._lock:
             found = document.load(folder / NEW)
-            known = self.get(folder) if self.stamp(folder) else None
+            known = self._mended(folder)
             self._save(folder, known[0].rebased(found.base) if known else found)
             write_json(folder / ABOUT, {**made_of, "learned": self._corrections(folder)})
             (folder / NEW).unlink(missing_ok=True)
+
+    def previous(self, folder: Path) -> str:
+        """Return the file whose corrections a new search keeps; empty without a sound one."""
+        return str(folder / MAP) if self._mended(folder) else ""
+
+    def _mended(self, folder: Path) -> tuple[MapDocument, ConceptMap] | None:
+        """Return the map; a damaged one is put aside, so that a new one can be made."""
+        with self._lock:
+            try:
+                return self.get(folder)
+            except DataError:
+                (folder / MAP).replace(folder / DAMAGED)
+                return None
 
     def _corrections(self, folder: Path) -> int:
         known = self.get(folder)

@@ -15,7 +15,8 @@
   };
   const WIDEST = 24; // characters of a name on the drawing; all of it stands in the details
   const WIDE = /[\u2e80-\u9fff\uac00-\ud7af\uff00-\uffef]/;
-  const NEAREST = 2.4, FARTHEST = 0.08; // zoom
+  const NEAREST = 2.4, FARTHEST = 0.06; // zoom
+  const NAME = 100; // pixels that most names need
   const short = (name) => {
     const letters = Array.from(name), most = WIDE.test(name) ? WIDEST / 2 : WIDEST;
     return letters.length > most ? `${letters.slice(0, most - 1).join("")}…` : name;
@@ -49,6 +50,7 @@
       this.nodes = new Map(); // id -> {concept, x, y (units), mark, shape, label, r}
       this.edges = [];
       this.view = { x: 0, y: 0, k: 1 };
+      this.tall = 1; // how much more it is spread downwards, to use the height there is
       this.chosen = "";
       this.lit = new Set(); // found by the search
       this.colour = () => "--con-concept";
@@ -59,7 +61,8 @@
       defs.append(head);
       this.lines = svg("g");
       this.dots = svg("g");
-      this.svg.append(defs, this.lines, this.dots);
+      this.names = svg("g"); // above all dots
+      this.svg.append(defs, this.lines, this.dots, this.names);
       box.replaceChildren(this.svg);
       this.listen();
       this.seen = new ResizeObserver(() => { if (box.offsetWidth) { if (this.unseen) this.fit(); else this.draw(); } });
@@ -76,16 +79,17 @@
         const [x, y] = places[c.id] || [0, 0], r = Math.min(13, 4.5 + 1.8 * Math.sqrt(c.questions));
         const mark = svg("g", { "data-id": c.id, class: "con-node" });
         const shape = svg("path", { d: outline(c.kind, r) });
-        const label = svg("text", { x: r + 5, y: 4 }), title = svg("title");
+        const label = svg("text", { "data-id": c.id, class: "con-name" }), title = svg("title");
         label.textContent = short(c.name);
         title.textContent = c.name;
-        mark.append(title, shape, label);
-        this.nodes.set(c.id, { concept: c, x, y, mark, shape, label, r, width: widthOf(short(c.name)) });
+        mark.append(title, shape);
+        this.nodes.set(c.id, { concept: c, x, y, mark, shape, label, r, full: r, width: widthOf(short(c.name)) });
       }
       this.edges = relations.filter((e) => this.nodes.has(e.source) && this.nodes.has(e.target)).map((relation) => ({
         relation, line: svg("path", { class: "con-edge", "stroke-dasharray": DASHES[relation.kind], "marker-end": "url(#con-arrow)" }) }));
       this.lines.replaceChildren(...this.edges.map((e) => e.line));
       this.dots.replaceChildren(...[...this.nodes.values()].map((n) => n.mark));
+      this.names.replaceChildren(...[...this.nodes.values()].map((n) => n.label));
       this.paint();
       this.glide(before);
     }
@@ -112,9 +116,12 @@
       const some = this.chosen && this.nodes.has(this.chosen);
       for (const [id, n] of this.nodes) {
         n.shape.style.fill = `var(${this.colour(n.concept)})`;
-        n.mark.classList.toggle("chosen", id === this.chosen);
-        n.mark.classList.toggle("lit", this.lit.has(id));
-        n.mark.classList.toggle("dim", this.lit.size ? !this.lit.has(id) && id !== this.chosen : !!some && !near.has(id));
+        const dim = this.lit.size ? !this.lit.has(id) && id !== this.chosen : !!some && !near.has(id);
+        for (const node of [n.mark, n.label]) {
+          node.classList.toggle("chosen", id === this.chosen);
+          node.classList.toggle("lit", this.lit.has(id));
+          node.classList.toggle("dim", dim);
+        }
         n.mark.classList.toggle("sure", n.concept.state !== "found");
         n.near = near.has(id) && !!some;
       }
@@ -123,15 +130,20 @@
         line.classList.toggle("own", !!own);
         line.classList.toggle("dim", !!some && !own);
         line.style.strokeWidth = String(0.8 + 1.4 * e.confidence);
+        line.style.opacity = own || !!some ? "" : String(Math.max(0.3, Math.min(0.9, 70 / this.edges.length))); // many lines are quiet lines
       }
     }
-    at(n) { return { x: this.view.x + n.x * this.view.k, y: this.view.y + n.y * this.view.k }; }
+    at(n) { return { x: this.view.x + n.x * this.view.k, y: this.view.y + n.y * this.view.k * this.tall }; }
     draw() {
-      const places = new Map();
+      const places = new Map(), small = Math.max(0.45, Math.min(1, 0.3 + this.view.k)); // from afar
       for (const [id, n] of this.nodes) {
         const p = this.at(n);
         places.set(id, p);
+        n.r = n.full * small;
         n.mark.setAttribute("transform", `translate(${p.x.toFixed(1)},${p.y.toFixed(1)})`);
+        n.shape.setAttribute("transform", `scale(${small})`);
+        n.label.setAttribute("x", (p.x + n.r + 5).toFixed(1));
+        n.label.setAttribute("y", (p.y + 4).toFixed(1));
       }
       for (const { relation: e, line } of this.edges)
         line.setAttribute("d", arrow(places.get(e.source), places.get(e.target), this.nodes.get(e.target).r + 3));
@@ -141,16 +153,13 @@
     name(places) {
       const wide = this.box.clientWidth, high = this.box.clientHeight, taken = [];
       const weight = (id, n) => (id === this.chosen ? 1e6 : 0) + (this.lit.has(id) ? 1e5 : 0) + (n.near ? 1e4 : 0) + n.concept.questions + n.concept.confidence;
-      for (const [id, n] of this.nodes) {
-        const p = places.get(id);
-        if (!n.mark.classList.contains("dim")) taken.push([p.x - n.r, p.y - n.r, p.x + n.r, p.y + n.r, id]);
-      }
       for (const [id, n] of [...this.nodes].sort((a, b) => weight(...b) - weight(...a))) {
         const p = places.get(id), box = [p.x + n.r + 3, p.y - 8, p.x + n.r + 7 + n.width, p.y + 8, id];
         const inside = box[2] > 0 && box[0] < wide && box[3] > 0 && box[1] < high;
         const free = inside && !taken.some((t) => t[4] !== id && t[0] < box[2] && t[2] > box[0] && t[1] < box[3] && t[3] > box[1]);
         n.label.style.display = free ? "" : "none";
         if (free) taken.push(box);
+        if (!n.mark.classList.contains("dim")) taken.push([p.x - n.r, p.y - n.r, p.x + n.r, p.y + n.r, id]); // a name covers lesser nodes only
       }
     }
 
@@ -159,14 +168,16 @@
       const all = ids.map((id) => this.nodes.get(id)).filter(Boolean);
       if (!all.length) return { x: 0, y: 0, w: 1, h: 1 };
       const xs = all.map((n) => n.x), ys = all.map((n) => n.y), x = Math.min(...xs), y = Math.min(...ys);
-      return { x, y, w: Math.max(...xs) - x + 150, h: Math.max(...ys) - y };
+      return { x, y, w: Math.max(...xs) - x, h: Math.max(...ys) - y };
     }
     fit() {
       const wide = this.box.clientWidth, high = this.box.clientHeight;
       if (!wide || !high || !this.nodes.size) return;
       this.unseen = false;
-      const b = this.bounds(), k = Math.max(FARTHEST, Math.min(1.15, (wide - 48) / b.w, (high - 48) / Math.max(b.h, 1)));
-      this.view = { k, x: (wide - b.w * k) / 2 + 8 - b.x * k, y: (high - b.h * k) / 2 - b.y * k };
+      const b = this.bounds(), room = NAME + 40; // names keep their size
+      const k = Math.max(FARTHEST, Math.min(1.15, (wide - room) / Math.max(b.w, 1), (high - 70) / Math.max(b.h, 1)));
+      this.tall = Math.max(1, Math.min(2, (high - 70) / Math.max(b.h * k, 1)));
+      this.view = { k, x: (wide - NAME - b.w * k) / 2 - b.x * k, y: (high - b.h * k * this.tall) / 2 - b.y * k * this.tall };
       this.draw();
     }
     zoom(by, x = this.box.clientWidth / 2, y = this.box.clientHeight / 2) {
@@ -180,7 +191,7 @@
       if (!n || !wide) return;
       const p = this.at(n), k = Math.max(this.view.k, 0.75);
       if (k === this.view.k && p.x > 40 && p.x < wide - 140 && p.y > 30 && p.y < high - 30) return;
-      this.view = { k, x: wide / 2 - n.x * k - 40, y: high / 2 - n.y * k };
+      this.view = { k, x: wide / 2 - n.x * k - 40, y: high / 2 - n.y * k * this.tall };
       this.draw();
     }
     choose(id) { this.chosen = id; this.paint(); this.draw(); }
@@ -264,7 +275,7 @@
     /** The drawing as an SVG document with every name, in the colours of the look. */
     picture() {
       const style = getComputedStyle(this.box), of = (name) => style.getPropertyValue(name).trim();
-      const b = this.bounds(), pad = 30, wide = Math.ceil(b.w + 2 * pad), high = Math.ceil(b.h + 2 * pad);
+      const b = this.bounds(), pad = 30, wide = Math.ceil(b.w + 180 + 2 * pad), high = Math.ceil(b.h + 2 * pad);
       const root = svg("svg", { xmlns: NS, width: wide, height: high, viewBox: `${b.x - pad} ${b.y - pad} ${wide} ${high}`, "font-family": style.fontFamily, "font-size": 12.5 });
       const line = of("--con-line"), ink = of("--ink");
       root.append(svg("rect", { x: b.x - pad, y: b.y - pad, width: wide, height: high, fill: of("--paper") }));
@@ -276,12 +287,12 @@
       root.append(defs);
       for (const { relation: e } of this.edges) {
         const a = this.nodes.get(e.source), z = this.nodes.get(e.target);
-        root.append(svg("path", { d: arrow(a, z, z.r + 3), fill: "none", stroke: line, "stroke-width": 0.8 + 1.4 * e.confidence, "stroke-dasharray": DASHES[e.kind], "marker-end": "url(#con-arrow)" }));
+        root.append(svg("path", { d: arrow(a, z, z.full + 3), fill: "none", stroke: line, "stroke-width": 0.8 + 1.4 * e.confidence, "stroke-dasharray": DASHES[e.kind], "marker-end": "url(#con-arrow)" }));
       }
       for (const n of this.nodes.values()) {
         const mark = svg("g", { transform: `translate(${n.x},${n.y})` });
-        mark.append(svg("path", { d: outline(n.concept.kind, n.r), fill: of(this.colour(n.concept)), stroke: of("--paper"), "stroke-width": 1.5 }));
-        const label = svg("text", { x: n.r + 5, y: 4, fill: ink });
+        mark.append(svg("path", { d: outline(n.concept.kind, n.full), fill: of(this.colour(n.concept)), stroke: of("--paper"), "stroke-width": 1.5 }));
+        const label = svg("text", { x: n.full + 5, y: 4, fill: ink });
         label.textContent = short(n.concept.name);
         mark.append(label);
         root.append(mark);

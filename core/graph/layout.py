@@ -22,8 +22,10 @@ from core.graph.use import asked_by_concept, teaching_order
 
 WAYS = ("order", "near")
 CELL = (190.0, 34.0)  # units: a name of 24 characters, and air
-ASPECT = 1.5  # width of a drawing by its height
+ASPECT = 1.3  # width of a drawing by its height
+WIDER = 3.0  # how far a drawing is drawn apart at most
 SWEEPS = 6  # over the columns, to bring what is related to one height
+EVEN = 0.75  # how evenly ``near`` fills the drawing, 0..1
 _TOGETHER = 40  # concepts of one question beyond which it says nothing about closeness
 
 Place = tuple[float, float]
@@ -41,7 +43,18 @@ def layout(
     """
     wanted = set(only) if only is not None else {c.id for c in found.concepts}
     order = [c for c in teaching_order(found) if c in wanted]
-    return _near(found, order) if way == WAYS[1] else _ordered(found, order)
+    return _spread(_near(found, order) if way == WAYS[1] else _ordered(found, order))
+
+
+def _spread(places: dict[str, Place]) -> dict[str, Place]:
+    """Draw a flat or a narrow drawing apart, so that it fills a screen and names have room."""
+    if not places:
+        return places
+    wide = max(x for x, _ in places.values()) + CELL[0]
+    high = max(y for _, y in places.values()) + CELL[1]
+    by = wide / high / ASPECT
+    across, down = min(WIDER, max(1.0, 1 / by)), min(WIDER, max(1.0, by))
+    return {c: (x * across, y * down) for c, (x, y) in places.items()}
 
 
 def needed_for(found: ConceptMap, concept: str) -> set[str]:
@@ -174,7 +187,9 @@ def _snapped(at: Mapping[str, Place], order: Sequence[str]) -> dict[str, Place]:
     columns = math.ceil(3 * len(order) / rows)
     points = np.array([at[c] for c in order])
     low, size = points.min(0), np.maximum(np.ptp(points, axis=0), 1e-9)
-    wanted = (points - low) / size * (columns - 1, rows - 1)
+    # Forces crowd the middle: mostly by rank, so that all of the drawing is used.
+    ranks = points.argsort(0).argsort(0) / max(1, len(order) - 1)
+    wanted = (EVEN * ranks + (1 - EVEN) * (points - low) / size) * (columns - 1, rows - 1)
     cells = np.array([(x, y) for x in range(columns) for y in range(rows)], float)
     free = np.ones(len(cells), bool)
     placed = {}

@@ -70,7 +70,7 @@ def test_a_map_is_drawn_walked_corrected_and_taken_away(
     canvas, detail = con.locator(".con-canvas"), con.locator("[data-f=detail]")
     count = con.locator(".con-node").count()
     assert count > 200
-    shown = con.locator(".con-node text:visible")
+    shown = con.locator(".con-name:visible")
     assert 5 < shown.count() < count  # names never cover one another
 
     con.get_by_label("Search").fill("country")
