@@ -32,6 +32,10 @@ Outcome = tuple[int, Document]
 Verb = Callable[[argparse.Namespace, Screen], Outcome]
 
 _OWN_OPTIONS = ("data.path", "budget_bytes")  # have names of their own: --data, --budget
+EDITS = (
+    "a correction, repeatable; A and B are names: rename:A:NEW, merge:A:B, add:A, remove:A, "
+    "confirm:A, kind:A:skill, add-relation:A:B:prerequisite (also remove-, confirm-relation)"
+)
 _MAPPED = ("question", "answer")
 _LOG = "cli.log"
 
@@ -77,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_chat(_add(verbs, "chat", chat, "one answer, streamed"))
     _add_export(_add(verbs, "export", export, "write a tuned model for others, and check it"))
     _add_pairs(_add(verbs, "pairs", pairs, "ask a model that compares questions (method pairs)"))
+    _add_graph(_add(verbs, "graph", graph, "the concept map of a class: what it covers, gaps"))
     _add_compare(_add(verbs, "compare", compare, "runs side by side, with intervals"))
     return parser
 
@@ -205,6 +210,41 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         "--format", required=True, help="peft (both adapters), merged, report or card"
     )
     parser.add_argument("--out", required=True, metavar="DIR2", help="folder to write")
+
+
+def _add_graph(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "file", metavar="FILE", help="the class file, a text about the subject, or a saved map"
+    )
+    _add_reading(parser)
+    parser.add_argument("--sheet", default="", help="sheet of a workbook")
+    parser.add_argument("--encoding", default="", help="text encoding; empty: recognised")
+    parser.add_argument(
+        "--material", metavar="FILE", action="append", default=[], help="a text to add; repeatable"
+    )
+    parser.add_argument("--encoder", default="", metavar="MODEL", help="reads the texts")
+    parser.add_argument(
+        "--pairs", default="", metavar="DIR", help="run that finds double questions"
+    )
+    parser.add_argument(
+        "--run", dest="marks", default="", metavar="DIR", help="mastery by its quiz"
+    )
+    parser.add_argument("--previous", default="", metavar="FILE", help="keep a map's corrections")
+    parser.add_argument("--most", type=int, default=300, help="concepts at most (default: 300)")
+    parser.add_argument(
+        "--split",
+        default="",
+        metavar="DIR",
+        help="write the class with a quiz of concepts that are not learned, for train --data DIR",
+    )
+    parser.add_argument(
+        "--gap-weights", action="store_true", help="with --split: repeat examples of large gaps"
+    )
+    parser.add_argument("--edit", metavar="OP:A[:B[:C]]", action="append", default=[], help=EDITS)
+    parser.add_argument("--undo", action="store_true", help="take the last correction back")
+    parser.add_argument("--save", metavar="FILE", default="", help="write the map with its history")
+    parser.add_argument("--format", default="", help="json, graphml or csv, into --out")
+    parser.add_argument("--out", metavar="DIR", default="", help="folder of the files of --format")
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:
@@ -541,6 +581,177 @@ def pairs(options: argparse.Namespace, screen: Screen) -> Outcome:
         screen.say("\n  = ".join(f"{asked['where']}: {asked['text']}" for asked in group))
     screen.say(f"{len(found['groups'])} groups among {found['questions']} questions")
     return 0, found
+
+
+def graph(options: argparse.Namespace, screen: Screen) -> Outcome:
+    """Make, correct, show and write the concept map of a class."""
+    from core.graph import document, formats, use
+    from core.graph.words import Wording
+
+    made = _map(options, screen)
+    for text in options.edit:
+        made = made.edit(_edit(made.current(), text))
+    made = made.undo() if options.undo else made
+    found = made.current()
+    told = use.report(found) | {"version": made.version}
+    if options.marks:
+        from core.graph.marks import mastery_of
+
+        told["mastery"] = mastery_of(found, _run_folder(options.marks))
+    if options.split:
+        told["split"] = _split(options, found)
+    if options.save:
+        _free(options.save)
+        document.save(made, Path(options.save).expanduser().resolve())
+    if options.format:
+        told["files"] = _write_map(formats.files_of(found, options.format), options.out)
+    for line in lines_of(told, Wording(found.language)):
+        screen.say(line)
+    return 0, told
+
+
+def _map(options: argparse.Namespace, screen: Screen) -> Any:
+    """The document: a saved one, or one that is made in the helper process."""
+    from core.graph import document
+    from core.graph.material import READERS
+
+    path = _existing(options.file)
+    if path.suffix.lower() == ".json" and document.is_map(path):
+        return document.load(path)
+    reading = {"path": str(path), **(options.map or {})}
+    reading |= {"sheet": options.sheet, "encoding": options.encoding}
+    material = [str(_existing(name)) for name in options.material]
+    text_only = path.suffix.lower() in READERS and not options.map and not is_class(path)
+    made = _serve(
+        screen,
+        "graph",
+        data=None if text_only else reading,
+        material=[str(path), *material] if text_only else material,
+        encoder=_model_name(options.encoder),
+        pairs=str(_run_folder(options.pairs)) if options.pairs else "",
+        previous=str(_existing(options.previous)) if options.previous else "",
+        name=path.stem,
+        most=options.most,
+    )
+    return document.MapDocument.from_json(made)
+
+
+def _split(options: argparse.Namespace, found: Any) -> Document:
+    """Freeze the class split by concept.
+
+    Raises:
+        ConfigError: if a saved map was given in the place of the class.
+    """
+    from core.graph.classes import freeze_by_concept
+
+    path = _existing(options.file)
+    if path.suffix.lower() == ".json":
+        from core.graph.document import is_map
+
+        if is_map(path):
+            raise ConfigError(
+                "--split needs the class itself.",
+                where="--split",
+                action="Give the class file, and the map by --previous.",
+                code="cli.split",
+            )
+    config = RunConfig.from_json(
+        {
+            "data": {
+                "path": str(path),
+                "sheet": options.sheet,
+                "encoding": options.encoding,
+                **(options.map or {}),
+            }
+        }
+    )
+    folder = Path(options.split).expanduser().resolve()
+    return freeze_by_concept(found, config.data, folder, weighted=options.gap_weights)
+
+
+def is_class(path: Path) -> bool:
+    """Whether a text, Word or PDF file can be read as a class: it holds questions and answers."""
+    from core.data.ingest import read_isolated
+
+    if path.suffix.lower() not in (".txt", ".docx", ".pdf"):
+        return False
+    try:
+        return len(read_isolated(path).examples) > 0
+    except StudioError:
+        return False
+
+
+def _edit(found: Any, text: str) -> Any:
+    """Read ``OP:A[:B[:C]]``; a name may stand for a concept.
+
+    Raises:
+        ConfigError: if it is none, or a name is not on the map.
+    """
+    from core.graph.document import OPERATIONS, Edit
+
+    op, *parts = text.split(":")
+    first, second, third = (*parts, "", "", "")[:3]
+
+    def concept(name: str) -> str:
+        here = found.named(name)
+        if here is None:
+            raise ConfigError(
+                f"There is no concept {name[:60]!r} on the map.",
+                where="--edit",
+                action="Write a name as the map has it.",
+                code="cli.concept",
+            )
+        return str(here.id)
+
+    if op not in OPERATIONS or not first:
+        raise ConfigError(
+            f"{text[:60]!r} is no correction.",
+            where="--edit",
+            action=f"Write {EDITS.split('names: ')[1]}.",
+            code="cli.edit",
+        )
+    if op == "add":
+        return Edit(op, other=second, text=first)
+    if op.endswith("relation"):
+        return Edit(op, concept(first), concept(second), third or "prerequisite")
+    return Edit(op, concept(first), concept(second) if op == "merge" else "", second)
+
+
+def _free(name: str) -> None:
+    path = Path(name).expanduser().resolve()
+    if not path.parent.is_dir() or path.is_dir():
+        raise ConfigError(
+            f"{path.name} cannot be written there.",
+            where=name[:60],
+            action="Give the name of a file in a folder that exists.",
+            code="cli.file",
+        )
+
+
+def _write_map(files: dict[str, bytes], out: str) -> list[str]:
+    folder = Path(out or ".").expanduser().resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return sorted(files)
+
+
+def lines_of(told: Document, words: Any) -> list[str]:
+    """A map in lines: concepts, relations as sentences, gaps."""
+    listed = told["entities"]
+    lines = [f"{len(listed)} concepts in {told['questions']} questions"]
+    lines += [f"  {e['name']}  ({words('kind.' + e['kind'])}, {e['count']})" for e in listed[:40]]
+    shown = [r for r in told["relations"] if r["shown"]]
+    for r in shown[:40]:
+        said = words(f"relation.{r['kind']}", source=r["source"], target=r["target"])
+        lines.append(f"  {said}  {r['confidence']:.2f}")
+    if len(listed) > 40 or len(shown) > 40:
+        lines.append(f"  ... {len(listed)} concepts, {len(shown)} relations in all")
+    if split := told.get("split"):
+        lines.append(f"{split['train']} to learn, {split['quiz']} in the quiz: {split['held'][:9]}")
+    for m in told.get("mastery", ()):
+        lines.append(f"  {m['name']}: {m['base']:.2f} -> {m['tuned']:.2f}")
+    return lines + [g["sentence"] for g in told["gaps"]]
 
 
 def compare(options: argparse.Namespace, screen: Screen) -> Outcome:

@@ -11,13 +11,13 @@ import gradio as gr
 from studio.api import Downloads
 from studio.backend import Backend
 from studio.markup import Markup, image, join, tag
-from studio.pages import data, lab, model, pairs, plan, share, train, try_it
+from studio.pages import concepts, data, lab, model, pairs, plan, share, train, try_it
 from studio.pages.common import show
 from studio.text import LANGUAGES, Words
 
 STEPS = ("model", "data", "plan", "train", "try", "share")
-TASKS = ("pairs", "lab")  # beside the path of six steps
-SIGNS = {"pairs": "≟", "lab": "≶"}
+TASKS = ("concepts", "pairs", "lab")  # beside the path of six steps
+SIGNS = {"concepts": "∴", "pairs": "≟", "lab": "≶"}
 PAGES = (
     ("model", model.build),
     ("data", data.build),
@@ -25,6 +25,7 @@ PAGES = (
     ("train", train.build),
     ("try", try_it.build),
     ("share", share.build),
+    ("concepts", concepts.build),
     ("pairs", pairs.build),
     ("lab", lab.build),
 )

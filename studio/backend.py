@@ -20,7 +20,8 @@ from core.models import ModelInfo, list_models
 from core.runs.runner import Runner
 from core.runs.service import Service, ServiceError
 from core.runs.store import Run, Store
-from studio import exports
+from studio import exports, maps
+from studio.maps import Maps
 from studio.tasks import Task, Tasks
 from studio.workbench import Desk
 
@@ -53,7 +54,7 @@ class ServiceLike(Protocol):
 
 @dataclass
 class Backend:
-    """Runs, the service process, the tasks of the pages, and the class on the desk."""
+    """Runs, the service process, the tasks of the pages, the class on the desk, the maps."""
 
     store: Store
     runner: RunnerLike
@@ -63,6 +64,7 @@ class Backend:
         """Start with no task and an empty desk."""
         self.tasks = Tasks()
         self.desk = Desk()
+        self.maps = Maps()
 
     @classmethod
     def open(cls, address: str = "") -> Backend:
@@ -114,6 +116,8 @@ class Backend:
     def start(self, config: RunConfig, *, key: str = "") -> str:
         """Queue a run; the same ``key`` again returns the same run.
 
+        Where the class has a quiz by concept switched on, the run learns the class split so.
+
         Raises:
             DataError: if no class is chosen.
         """
@@ -123,7 +127,7 @@ class Backend:
                 action="Choose a sample class or upload a file first.",
                 code="data.none",
             )
-        return self.runner.submit(config, key=key)
+        return self.runner.submit(maps.applied(config), key=key)
 
     def want(self, run_id: str, wish: str) -> None:
         """Say that a run should ``run``, ``pause`` or ``stop``."""
@@ -131,7 +135,7 @@ class Backend:
 
     def plan(self, config: RunConfig) -> Task:
         """Plan in the service process; the same question is answered once."""
-        tree = config.to_json()
+        tree = maps.applied(config).to_json()
         key = f"plan {json.dumps(tree, sort_keys=True)}"
         known = self.tasks.get(key)
         if known and known.result:
@@ -174,6 +178,45 @@ class Backend:
             f"duplicates {run_id}", lambda: self._stream("duplicates", run=folder, data=tree)
         )
 
+    def concept_map(self, config: RunConfig, pairs: str = "") -> Task:
+        """Find the concepts of a class and its added texts anew; corrections are kept and learned.
+
+        Args:
+            config: the draft; without a class the map is made of the texts alone.
+            pairs: id of the run whose model finds double questions; empty: equal texts only.
+
+        Raises:
+            DataError: there is neither class nor text.
+        """
+        folder, data = maps.folder_of(config), config.data
+        texts = self.maps.material(folder)
+        if not data.path and not texts:
+            raise DataError(
+                "No class data is chosen yet.",
+                action="Choose a sample class or upload a file first.",
+                code="data.none",
+            )
+        run = str(self.run(pairs).folder) if pairs else ""
+        folder.mkdir(parents=True, exist_ok=True)
+        made_of = maps.made_of(config, texts, pairs)
+        request = {
+            "data": asdict(data) if data.path else None,
+            "material": [str(text.path) for text in texts],
+            "pairs": run,
+            "previous": self.maps.previous(folder),
+            "name": config.name or "class",
+            "save": str(folder / maps.NEW),
+        }
+
+        def messages() -> Iterator[dict[str, Any]]:
+            for message in self._stream("graph", **request):
+                if message["event"] == "done":
+                    self.maps.take(folder, made_of)
+                    message = {"event": "done", "result": {}}  # the map is on disk
+                yield message
+
+        return self.tasks.start(map_key(folder), messages)
+
     def export(self, run_id: str, form: str, language: str) -> Task:
         """Write an export in the service process; the task outlives the page."""
         folder = self.run(run_id).folder
@@ -206,6 +249,11 @@ class Backend:
 def export_key(run_id: str, form: str) -> str:
     """Return the key of an export's task."""
     return f"export {run_id} {form}"
+
+
+def map_key(folder: Path) -> str:
+    """Return the key of the task that makes the map of a class."""
+    return f"map {folder.name}"
 
 
 def free_memory() -> int:

@@ -13,7 +13,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from studio.text import LANGUAGES
 
 TAGS = {"en": "en", "zh": "zh-CN"}
-SCRIPTS = ("shell.js", "heat.js", "live.js", "pairs.js", "lab.js", "views.js")
+SCRIPTS = (
+    "shell.js",
+    "heat.js",
+    "live.js",
+    "pairs.js",
+    "lab.js",
+    "draw.js",
+    "concepts.js",
+    "views.js",
+)
 
 
 def head(language: str, version: str) -> bytes:

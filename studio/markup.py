@@ -41,6 +41,11 @@ def number_input(**attributes: str) -> Markup:
     return _start("input", {"type": "number", **attributes})
 
 
+def entry(kind: str, **attributes: str) -> Markup:
+    """Return an input of another kind (``search``, ``range``, ``checkbox`` ...), unlabelled."""
+    return _start("input", {"type": kind, **attributes})
+
+
 def image(address: str) -> Markup:
     """Return a picture that says nothing to a screen reader."""
     return _start("img", {"src": address, "alt": ""})

@@ -25,7 +25,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from core.home import ASSETS
-from studio import classfiles, lab
+from studio import classfiles, concepts, lab
 from studio.api import Downloads, routes
 from studio.app import build
 from studio.backend import Backend
@@ -47,6 +47,7 @@ def create_app(backend: Backend) -> FastAPI:
     app.add_middleware(CORSMiddleware, allow_origins=[])
     app.router.routes.extend(routes(backend, downloads))
     app.router.routes.extend(lab.routes(backend))
+    app.router.routes.extend(concepts.routes(backend))
     app.router.routes.extend(classfiles.routes(backend.desk))
     app.router.routes.extend(_static_routes())
     theme, css = studio_theme(), stylesheet()

@@ -7,7 +7,7 @@
 "use strict";
 
 window.Studio = (() => {
-  const PAGES = ["model", "data", "plan", "train", "try", "share", "pairs", "lab"];
+  const PAGES = ["model", "data", "plan", "train", "try", "share", "concepts", "pairs", "lab"];
   const root = document.documentElement;
   const words = window.STUDIO_WORDS || {};
   const say = (key, values = {}) =>
@@ -50,7 +50,7 @@ window.Studio = (() => {
   /** The run that the six steps speak of: the one in the address, else the active, else the last one. */
   function run() {
     const named = place().run;
-    if (named && !["pairs", "lab"].includes(place().page)) return named;
+    if (named && !["concepts", "pairs", "lab"].includes(place().page)) return named;
     const answering = overview.runs.filter((r) => !r.task);
     const active = answering.find((r) => ACTIVE.includes(r.status));
     return (active || answering[0] || { id: "" }).id;

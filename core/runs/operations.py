@@ -14,6 +14,8 @@ evaluate    a model, ``data``, ``questions`` (unset: all), ``max_new_tokens``: r
 export      ``run``, ``format``, ``out`` (unset: in the run), ``language``: files and the check
 same        ``run``, ``first``, ``second``: whether two questions mean the same
 duplicates  ``run``, ``data``: questions of a class that were asked before
+graph       ``data``, ``material``, ``encoder``, ``pairs``, ``previous``, ``name``, ``most``: the
+            concept map of a class as a document; ``save`` (unset: nowhere) a file to write it to
 ==========  ==================================================================================
 
 A model is named by ``run`` (a run folder, its base being the run's) or by ``model`` and, for the
@@ -316,6 +318,24 @@ def _duplicates(request: Request) -> dict[str, Any]:
         return use.duplicates(resident.trained, _data_of(request), _share(request, "compare"))
 
 
+def _graph(request: Request) -> dict[str, Any]:
+    from core.graph import document, service
+    from core.graph.build import MOST
+
+    given = request.arguments
+    texts = {k: str(given.get(k) or "") for k in ("encoder", "pairs", "previous", "name")}
+    asked = service.Asked(
+        data=_data_of(request) if given.get("data") else DataConfig(),
+        material=tuple(map(str, given.get("material") or ())),
+        most=int(given.get("most") or MOST),
+        **texts,
+    )
+    made = service.make(asked, request.emit)
+    if save := given.get("save"):
+        document.save(made, Path(str(save)))
+    return made.to_json()
+
+
 def _export(request: Request) -> dict[str, Any]:
     from core.export import export
 
@@ -340,4 +360,5 @@ OPERATIONS: dict[str, Operation] = {
     "export": _export,
     "same": _same,
     "duplicates": _duplicates,
+    "graph": _graph,
 }

@@ -1,6 +1,6 @@
 """Take the pictures of the README: a real studio, a real run of the starter on a sample class.
 
-    python docs/images/take.py              the six pictures, beside this file
+    python docs/images/take.py              the pictures, beside this file
     python docs/images/take.py --all        every page in both languages and both looks
 
 A finished run in ``STUDIO_HOME`` is used again; otherwise one is started, which takes minutes, and
@@ -17,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from core.home import home  # noqa: E402
-from studio.app import STEPS  # noqa: E402
+from studio.app import STEPS, TASKS  # noqa: E402
 from studio.text import LANGUAGES, Words  # noqa: E402
 from tests.browser.running import find_chromium, start_studio  # noqa: E402
 
@@ -31,6 +31,7 @@ README = (
     ("plan", "en", "light"),
     ("try", "zh", "dark"),
     ("share", "en", "light"),
+    ("concepts", "en", "light"),
 )
 QUESTION = "Dakar is the capital of which country?"
 RUN_MS = 15 * 60_000
@@ -43,10 +44,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--all", action="store_true", help="every page, language and look")
     parser.add_argument("--out", type=Path, default=HERE, help="folder for the pictures")
-    parser.add_argument("--only", choices=STEPS, help="this page alone")
+    parser.add_argument("--only", choices=(*STEPS, *TASKS), help="this page alone")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    wanted = [(s, lang, look) for lang in LANGUAGES for look in LOOKS for s in STEPS]
+    wanted = [(s, lang, look) for lang in LANGUAGES for look in LOOKS for s in (*STEPS, *TASKS)]
     studio = start_studio(home())
     try:
         with sync_playwright() as playwright:
@@ -122,8 +123,22 @@ def take(browser: Browser, url: str, step: str, language: str, look: str, out: P
         ask(page)
     elif step == "share":
         expect(page.locator("#exports .card").first).to_be_visible()
+    elif step == "concepts":
+        map_the_class(page)
     save(page, step, language, look, out)
     page.context.close()
+
+
+def map_the_class(page: Page) -> None:
+    """Make the concept map of the class if there is none, and choose a concept on it."""
+    make = page.locator("#concepts [data-f=make]")
+    expect(make).to_be_enabled(timeout=RUN_MS)
+    page.wait_for_timeout(2_000)  # until it is known whether there is a map
+    if page.locator("#concepts [data-part=none]").is_visible():
+        make.click()
+    expect(page.locator("#concepts .con-node").first).to_be_attached(timeout=RUN_MS)
+    page.locator("#concepts .con-order .con-link").first.click()
+    expect(page.locator("#concepts [data-f=detail] h2")).to_be_visible()
 
 
 def ask(page: Page) -> None:
@@ -142,7 +157,13 @@ def ask(page: Page) -> None:
 
 def save(page: Page, step: str, language: str, look: str, out: Path) -> None:
     """Write the picture, with the top of the page in view."""
-    page.evaluate("document.activeElement.blur(); window.scrollTo(0, 0)")
+    shown = "#concepts .con-map" if step == "concepts" else "body"
+    page.evaluate(
+        "part => { document.activeElement.blur(); window.scrollTo(0, 0);"
+        " const at = document.querySelector(part).getBoundingClientRect().top;"
+        " if (at > 200) window.scrollTo(0, at - 16); }",
+        shown,
+    )
     page.wait_for_timeout(700)  # charts settle
     target = out / f"{step}-{look}-{language}.png"
     page.screenshot(path=target)

@@ -10,7 +10,7 @@ import gradio as gr
 
 from core.config import DIRECTIONS, MB, OPTIMIZERS, SWITCH, RunConfig
 from core.errors import ConfigError
-from studio import charts, draft
+from studio import charts, draft, maps
 from studio.api import Downloads
 from studio.backend import Backend, free_memory
 from studio.markup import (
@@ -218,7 +218,19 @@ def _answer(task: Task, config: RunConfig, words: Words) -> Markup:
         return _progress(task.progress, words)
     if not task.result["feasible"]:
         return _too_small(task.result["minimum_budget_bytes"], config, words, task.result)
-    return _figures(task.result, words) + _maps(task.result, words) + _bytes(task.result, words)
+    figures = _figures(task.result, words) + _maps(task.result, words)
+    return _quiz_by_concept(config, words) + figures + _bytes(task.result, words)
+
+
+def _quiz_by_concept(config: RunConfig, words: Words) -> Markup:
+    """Say that the next run keeps whole concepts for its quiz, where that is switched on."""
+    told = maps.quiz_of(config)
+    if told is None:
+        return Markup()
+    key = "plan.quiz_stale" if told["stale"] else "plan.quiz_by_concept"
+    link = tag("a", words("steps.concepts.name"), class_="btn small", href="#/concepts")
+    said = words(key, quiz=told["quiz"], n=len(told["held"]))
+    return banner("warn" if told["stale"] else "info", said, actions=link)
 
 
 def _progress(progress: dict[str, Any], words: Words) -> Markup:

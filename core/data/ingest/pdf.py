@@ -22,6 +22,16 @@ def read_pdf(data: bytes, findings: Findings) -> Found:
     Raises:
         DataError: if it is damaged, protected, a scan, or holds no question.
     """
+    lines = pdf_lines(data, findings)
+    return read_markdown(lines, findings, "pdf")
+
+
+def pdf_lines(data: bytes, findings: Findings) -> list[Line]:
+    """Return the text of a PDF, line by line with page and line.
+
+    Raises:
+        DataError: if it is damaged, protected or a scan.
+    """
     import pypdf  # only for PDF files
 
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # its warnings go to no person
@@ -36,7 +46,7 @@ def read_pdf(data: bytes, findings: Findings) -> Found:
         raise data_error("pdf.damaged") from error
     if sum(len(line.text.strip()) for line in lines) < FEWEST_LETTERS:
         raise data_error("pdf.no_text")
-    return read_markdown(lines, findings, "pdf")
+    return lines
 
 
 def _lines(reader: object, findings: Findings) -> list[Line]:

@@ -28,11 +28,8 @@ def read_word(data: bytes, findings: Findings) -> Found:
     Raises:
         DataError: if it cannot be opened safely or holds no question.
     """
-    check_parts(data)
-    import docx  # heavy; only for Word documents
-
+    document = _opened(data)
     try:
-        document = docx.Document(io.BytesIO(data))
         numbering = _Numbering(document)
         lines = [
             Line(text, f"paragraph {i}")
@@ -53,6 +50,50 @@ def read_word(data: bytes, findings: Findings) -> Found:
         if not rows:
             raise
     return Found("docx", rows=tuple(rows))
+
+
+def _opened(data: bytes) -> Any:
+    """Open a document.
+
+    Raises:
+        DataError: if it cannot be opened safely.
+    """
+    check_parts(data)
+    import docx  # heavy; only for Word documents
+
+    try:
+        return docx.Document(io.BytesIO(data))
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # whatever a damaged file makes python-docx stumble over
+        raise data_error("word.damaged") from error
+
+
+def word_text(data: bytes) -> tuple[list[tuple[Line, bool]], list[Row]]:
+    """Return a Word document as running text.
+
+    Returns:
+        Paragraphs, each with whether it is a heading, and the rows of all tables.
+
+    Raises:
+        DataError: if it cannot be opened safely.
+    """
+    document = _opened(data)
+    try:
+        paragraphs = [
+            (Line(p.text.strip(), f"paragraph {i}"), _is_heading(p))
+            for i, p in enumerate(document.paragraphs, 1)
+        ]
+        return paragraphs, [row for table in document.tables for row in _rows(table)]
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise data_error("word.damaged") from error
+
+
+def _is_heading(paragraph: Any) -> bool:
+    style = str(getattr(paragraph.style, "name", "") or "")
+    return style.lower().startswith(("heading", "title"))
 
 
 def _rows(table: Any) -> list[Row]:
