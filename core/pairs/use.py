@@ -92,11 +92,5 @@ def questions_of(data: DataConfig) -> list[tuple[str, str]]:
         if is_frozen(folder):
             sides = load_frozen(folder)
             return [(e.question, e.where) for e in (*sides.train, *sides.quiz)]
-    found = read_isolated(
-        path,
-        question=data.question,
-        answer=data.answer,
-        sheet=data.sheet,
-        encoding=data.encoding,
-    )
+    found = read_isolated(path, **data.reading())
     return [(e.question, e.where) for e in found.examples]
