@@ -63,9 +63,14 @@ def _leaves(value: dict[str, Any], depth: int = 0) -> Iterator[tuple[str, str]]:
 
 
 def _inner(value: Any, depth: int) -> Iterator[tuple[str, str]]:
-    """Yield what an object says, or a few of them: their different texts, joined under each key."""
+    """Yield what an object says, or a few of them: their different texts, joined under each key.
+
+    Objects that are questions with answers themselves are not mixed with each other.
+    """
     objects = value if isinstance(value, list) else [value]
     if len(objects) > MOST_ITEMS or not all(isinstance(o, dict) for o in objects):
+        return
+    if len(objects) > 1 and any(names_pair([*o]) for o in objects):
         return
     said: dict[str, dict[str, None]] = {}
     for one in objects:

@@ -251,15 +251,15 @@ def test_other_ways_to_write_a_conversation(record: object, tmp_path: Path) -> N
     assert [[t.content for t in e.turns] for e in result.examples] == [["a?", "b"]]
 
 
-PAIR, OTHER = '{"question": "a?", "answer": "b"}', '{"question": "c?", "answer": "d"}'
+ONE, TWO = '{"question": "a?", "answer": "b"}', '{"question": "c?", "answer": "d"}'
 
 
 @pytest.mark.parametrize("name", ["class.json", "class.jsonl"])
 @pytest.mark.parametrize("text", [
-    f"[{PAIR}]\n[{OTHER}]\n",
-    f"[\n{PAIR},\n{OTHER}\n]\n",
-    f"[\n{PAIR}\n{OTHER}\n]\n",
-    f"{PAIR},\n{OTHER}\n",
+    f"[{ONE}]\n[{TWO}]\n",
+    f"[\n{ONE},\n{TWO}\n]\n",
+    f"[\n{ONE}\n{TWO}\n]\n",
+    f"{ONE},\n{TWO}\n",
 ])  # fmt: skip
 def test_a_list_whose_objects_stand_on_lines(text: str, name: str, tmp_path: Path) -> None:
     result = read_text(text, tmp_path, name)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from core.data.ingest import clean_label, read_file
 from core.errors import DataError
-from tests.data.ingest.questions.test_any_input import packed
 
 
 def question(number: int, kind: str, text: str, plugin: str = "", parent: int = 0) -> str:
@@ -65,6 +65,14 @@ def tar(parts: dict[str, bytes]) -> bytes:
             info = tarfile.TarInfo(name)
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
+    return data.getvalue()
+
+
+def packed(parts: dict[str, bytes]) -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as package:
+        for name, content in parts.items():
+            package.writestr(name, content)
     return data.getvalue()
 
 
