@@ -266,13 +266,13 @@ def test_a_first_row_that_is_a_sentence_is_no_header(first: str, tmp_path: Path)
     "question::answer\nWhat's a noun, then?::A word, it's\nTwo?::b\n",
 ])  # fmt: skip
 def test_single_quotation_marks_and_double_colons(text: str, tmp_path: Path) -> None:
-    expected = [("What's a noun, then?", "A word, it's", "row 2"), ("Two?", "b", "row 3")]
+    expected = [("row 2", "What's a noun, then?", "A word, it's"), ("row 3", "Two?", "b")]
     assert learned(read_text(text, tmp_path)) == expected
 
 
 def test_an_apostrophe_at_the_start_of_a_cell_is_no_quotation_mark(tmp_path: Path) -> None:
     found = learned(read_text("question,answer\nWho?,'Tis I\nWhat?,'Twas it'\n", tmp_path))
-    assert [a for _, a, _ in found] == ["'Tis I", "'Twas it'"]
+    assert [answer for _, _, answer in found] == ["'Tis I", "'Twas it'"]
 
 
 def test_a_list_of_words_is_answered_by_its_longest_texts(tmp_path: Path) -> None:
