@@ -17,7 +17,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
-from core.config import RunConfig, parse_size
+from core.config import DataConfig, RunConfig, columns_text, parse_size
 from core.errors import ConfigError, StudioError
 from core.home import home
 from core.modelcheck import is_shape
@@ -31,12 +31,12 @@ Document = dict[str, Any]
 Outcome = tuple[int, Document]
 Verb = Callable[[argparse.Namespace, Screen], Outcome]
 
-_OWN_OPTIONS = ("data.path", "budget_bytes")  # have names of their own: --data, --budget
+_OWN_OPTIONS = ("data.path", "data.columns", "budget_bytes")  # are --data, --map and --budget
 EDITS = (
     "a correction, repeatable; A and B are names: rename:A:NEW, merge:A:B, add:A, remove:A, "
     "confirm:A, kind:A:skill, add-relation:A:B:prerequisite (also remove-, confirm-relation)"
 )
-_MAPPED = ("question", "answer")
+_MAPPED = ("question", "answer")  # whose columns may be named while all others are guessed
 _LOG = "cli.log"
 
 
@@ -97,7 +97,12 @@ def _add(verbs: Any, name: str, verb: Verb, text: str) -> argparse.ArgumentParse
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--map", metavar="question=COL,answer=COL", type=_columns, help="which columns to read"
+        "--map",
+        metavar="question=COL,answer=COL",
+        type=_columns,
+        help="which columns to read; a part that is named twice joins them. Beside question and "
+        "answer: context, system, topic, options, earlier (turns before the question); with these, "
+        "no other column is used",
     )
 
 
@@ -263,12 +268,23 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
 
 
 def _columns(text: str) -> dict[str, str]:
-    """Read ``question=COL,answer=COL``; a column's name may hold commas and equal signs."""
-    names = "|".join(_MAPPED)
-    parts = re.split(rf"(?:^|,)({names})=", text)
-    if parts[0] or len(parts) < 3:
+    """Read ``question=COL,answer=COL``; a column's name may hold commas and equal signs.
+
+    Returns:
+        Fields of ``DataConfig``: ``question`` and ``answer``, or ``columns`` if there is more.
+    """
+    from core.data.ingest.columns import PARTS
+
+    pieces = re.split(rf"(?:^|,)({'|'.join(PARTS)})=", text)
+    if pieces[0] or len(pieces) < 3:
         raise argparse.ArgumentTypeError(f"{text!r} is not question=COL,answer=COL")
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
+    named = list(zip(pieces[1::2], pieces[2::2], strict=True))
+    if len(dict(named)) == len(named) and set(dict(named)) <= set(_MAPPED):
+        return dict(named)
+    parts: dict[str, list[str]] = {}
+    for part, column in named:
+        parts.setdefault(part, []).append(column)
+    return {"columns": columns_text(parts)}
 
 
 def configure(options: argparse.Namespace) -> RunConfig:
@@ -384,7 +400,8 @@ def data(options: argparse.Namespace, screen: Screen) -> Outcome:
     mapped = options.map or {}
     if options.into:
         return _import(path, Path(options.into).expanduser(), mapped, options, screen)
-    result = read_isolated(path, sheet=options.sheet, encoding=options.encoding, **mapped)
+    asked = DataConfig(sheet=options.sheet, encoding=options.encoding, **mapped)
+    result = read_isolated(path, **asked.reading())
     screen.say(f"{path.name}: {result.format}, {len(result.examples)} examples")
     whole = bool(options.model)
     for problem in result.problems:
@@ -414,7 +431,7 @@ def _checked(path: Path, options: argparse.Namespace, screen: Screen) -> dict[st
 
 
 def _import(
-    path: Path, to: Path, mapped: dict[str, str], options: argparse.Namespace, screen: Screen
+    path: Path, to: Path, mapped: dict[str, Any], options: argparse.Namespace, screen: Screen
 ) -> Outcome:
     from core.data.ingest import large
     from core.data.ingest.stream import Progress
@@ -430,6 +447,7 @@ def _import(
         question=mapped.get("question", ""),
         answer=mapped.get("answer", ""),
         encoding=options.encoding,
+        columns=DataConfig(**mapped).parts or None,
         progress=show,
     )
     screen.say(f"{path.name}: {found.about.format}, {found.about.examples} examples in {to.name}")

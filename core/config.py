@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast, get_type_hints
@@ -60,8 +61,50 @@ class DataConfig:
     encoding: str = _help("", "Text encoding; empty: recognised from the content")
     question: str = _help("", "Column with the questions; empty: guessed")
     answer: str = _help("", "Column with the answers; empty: guessed")
+    columns: str = _help(
+        "",
+        "Columns of every part of an example, a line each: part=column; several columns of a part "
+        "are joined in their order; empty: guessed",
+    )
     quiz_share: float = _help(0.15, "Part of the class kept for the quiz", "share", low=0, high=0.5)
     max_quiz: int = _help(40, "Largest number of quiz questions", "questions", low=0, high=2000)
+
+    @property
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """The columns of every part, as ``columns`` says.
+
+        Raises:
+            ConfigError: a line of it names no part.
+        """
+        found: dict[str, tuple[str, ...]] = {}
+        for line in filter(str.strip, self.columns.split("\n")):
+            part, equals, column = line.partition("=")
+            if not equals or not part.strip():
+                raise ConfigError(
+                    f"{line[:80]!r} does not name the column of a part.",
+                    where="data.columns",
+                    action="Write one column on each line, for example: system=Role",
+                    code="config.columns",
+                )
+            found[part.strip()] = (*found.get(part.strip(), ()), column.strip())
+        return {part: tuple(filter(None, names)) for part, names in found.items()}
+
+    def reading(self) -> dict[str, Any]:
+        """Return how the file is read, as arguments of ``core.data.ingest.read_file``.
+
+        Raises:
+            ConfigError: ``columns`` is no list of columns.
+        """
+        names = ("question", "answer", "sheet", "encoding")
+        return {name: getattr(self, name) for name in names} | {"columns": self.parts or None}
+
+
+def columns_text(parts: Mapping[str, Sequence[str]]) -> str:
+    """Return columns by part as ``DataConfig.columns`` holds them.
+
+    A part without columns is kept as ``part=``: it was chosen to have none.
+    """
+    return "\n".join(f"{part}={name}" for part, names in parts.items() for name in names or ("",))
 
 
 @dataclass(frozen=True)

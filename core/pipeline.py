@@ -323,9 +323,7 @@ def _read(config: RunConfig) -> tuple[Sequence[Example], Split]:
         return examples, split_on_disk(
             examples, share=d.quiz_share, largest=d.max_quiz, seed=config.train.seed
         )
-    found = read_isolated(
-        path, question=d.question, answer=d.answer, sheet=d.sheet, encoding=d.encoding
-    )
+    found = read_isolated(path, **d.reading())
     sides = split(found.examples, share=d.quiz_share, largest=d.max_quiz, seed=config.train.seed)
     return tuple(found.examples), sides
 

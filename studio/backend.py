@@ -20,7 +20,8 @@ from core.models import ModelInfo, list_models
 from core.runs.runner import Runner
 from core.runs.service import Service, ServiceError
 from core.runs.store import Run, Store
-from studio import exports, maps
+from studio import exports, imports, maps
+from studio.imports import Incoming
 from studio.maps import Maps
 from studio.tasks import Task, Tasks
 from studio.workbench import Desk
@@ -65,6 +66,7 @@ class Backend:
         self.tasks = Tasks()
         self.desk = Desk()
         self.maps = Maps()
+        self.incoming: Incoming | None = None  # an import whose class no page has shown yet
 
     @classmethod
     def open(cls, address: str = "") -> Backend:
@@ -154,6 +156,19 @@ class Backend:
             return known
         self.tasks.drop("health ")  # of another class: nobody asks for it any more
         return self.tasks.start(key, lambda: self._stream("health", config=tree))
+
+    def import_class(self, source: Path, data: DataConfig, label: str) -> Incoming:
+        """Import a large class file; an import that is under way is ended."""
+        self.cancel_import()
+        folder = imports.folder_of(source, data)
+        task = self.tasks.start(f"import {folder}", lambda: imports.messages(source, data, label))
+        self.incoming = Incoming(label, folder, task)
+        return self.incoming
+
+    def cancel_import(self) -> None:
+        """End the import that is under way, if there is one."""
+        self.tasks.drop("import ")
+        self.incoming = None
 
     def chat(self, run_id: str, which: str, **request: Any) -> Iterator[dict[str, Any]]:
         """Stream an answer of the ``base`` or the ``tuned`` model of a run."""

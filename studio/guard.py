@@ -13,7 +13,9 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-MAX_BODY_BYTES = 55 * 10**6  # a 50 MB class file and its multipart frame
+MAX_BODY_BYTES = 55 * 10**6  # of any request but an upload
+UPLOAD = "/gradio_api/upload"
+MAX_UPLOAD_BYTES = 1050 * 10**6  # a class file of 1 GB and its multipart frame
 
 # Gradio needs inline scripts and eval; nothing may come from, or go to, another host.
 _POLICY = "; ".join(
@@ -54,6 +56,7 @@ class Guard:
         app: the application behind the door.
         hosts: host names (without port) under which the studio may be addressed.
         max_body_bytes: largest request body, declared or not.
+        max_upload_bytes: the same of an upload, which is written to disk as it comes.
     """
 
     def __init__(
@@ -61,9 +64,11 @@ class Guard:
         app: ASGIApp,
         hosts: frozenset[str] = LOOPBACK,
         max_body_bytes: int = MAX_BODY_BYTES,
+        max_upload_bytes: int = MAX_UPLOAD_BYTES,
     ) -> None:
         """Put the guard before ``app``."""
-        self._app, self._hosts, self._limit = app, hosts, max_body_bytes
+        self._app, self._hosts = app, hosts
+        self._limits = max_body_bytes, max_upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse, or pass on with limits and headers."""
@@ -77,7 +82,7 @@ class Guard:
         state = {"started": False}
         sender = _with_headers(send, state)
         try:
-            await self._app(scope, self._limited(receive), sender)
+            await self._app(scope, _limited(receive, self._limit(scope)), sender)
         except TooLargeError:
             if not state["started"]:
                 await _refuse(scope, send, 413, "The request is too large.")
@@ -93,22 +98,26 @@ class Guard:
         if foreign or (changes and cross_site):
             return 403, "Requests from other sites are refused."
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > self._limit:
+        if not length.isdecimal() or int(length) > self._limit(scope):
             return 413, "The request is too large."
         return None
 
-    def _limited(self, receive: Receive) -> Receive:
-        seen = 0
+    def _limit(self, scope: Scope) -> int:
+        return self._limits[scope["path"].endswith(UPLOAD)]
 
-        async def limited() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > self._limit:
-                raise TooLargeError
-            return message
 
-        return limited
+def _limited(receive: Receive, limit: int) -> Receive:
+    seen = 0
+
+    async def limited() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > limit:
+            raise TooLargeError
+        return message
+
+    return limited
 
 
 def _name(host: str) -> str:

@@ -10,7 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from core.config import DataConfig, RunConfig
-from core.data.ingest import clean_label, read_isolated
+from core.data.ingest import clean_label, large, read_isolated
+from core.data.ingest.large import Large
+from core.data.ingest.reader import LARGEST
 from core.data.pairs import PairFile, read_pairs
 from core.data.types import ReadResult
 from core.errors import DataError
@@ -20,6 +22,7 @@ from studio import draft
 from studio.text import Words
 
 _DIGEST_PREFIX = 16
+_STREAMED = ("csv", "tsv", "jsonl", "parquet", "alpaca", "preference")  # read row by row
 
 
 @dataclass(frozen=True)
@@ -84,13 +87,65 @@ def keep_upload(uploaded: Path, label: str) -> tuple[Path, str]:
         DataError: if the name shows that it is no class file.
     """
     clean = clean_label(label)
-    digest = hashlib.sha256(uploaded.read_bytes()).hexdigest()[:_DIGEST_PREFIX]
+    with uploaded.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:_DIGEST_PREFIX]
     folder = home() / "data" / digest
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / f"class{Path(clean).suffix.lower()}"
     shutil.copyfile(uploaded, kept)
     uploaded.unlink(missing_ok=True)
     return kept, clean
+
+
+def needs_import(data: DataConfig, label: str) -> bool:
+    """Say whether a file is too large to be read as a whole, and can be imported instead.
+
+    Raises:
+        DataError: if it could be read as a whole, but nothing in it can be used.
+    """
+    if Path(data.path).stat().st_size > LARGEST:
+        return True
+    try:
+        found = read(data, label)
+    except DataError as error:
+        if error.code in ("file.timeout", "file.memory"):
+            return True
+        raise
+    with Path(data.path).open("rb") as file:
+        streamed = found.format in _STREAMED and file.read(1) != b"["
+    return streamed and any(p.code == "table.too_many_rows" for p in found.problems)
+
+
+def is_large(data: DataConfig) -> bool:
+    """Say whether the class was imported, and lies on disk."""
+    return bool(data.path) and large.is_imported(Path(data.path))
+
+
+def imported(data: DataConfig) -> Large:
+    """Return an imported class.
+
+    Raises:
+        DataError: if it was changed or damaged.
+    """
+    folder = Path(data.path)
+    return _imported(folder, (folder / large.MANIFEST).stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=2)
+def _imported(folder: Path, stamp: int) -> Large:
+    return large.load(folder)
+
+
+def source_of(data: DataConfig) -> Path:
+    """Return the file that a large class was imported from.
+
+    Raises:
+        DataError: if it is no longer there.
+    """
+    found = next(Path(data.path).parent.glob("class*"), None)
+    if found is None:
+        raise _gone("")
+    return found
 
 
 def read(data: DataConfig, label: str = "") -> ReadResult:
@@ -101,22 +156,22 @@ def read(data: DataConfig, label: str = "") -> ReadResult:
     """
     path = Path(data.path)
     if not path.is_file():
-        raise DataError(
-            "The class file is no longer there.",
-            where=label or path.name,
-            action="Upload it again, or choose a sample class.",
-            code="data.gone",
-        )
-    stamp = path.stat().st_mtime_ns
-    return _read(path, stamp, data.question, data.answer, data.sheet, data.encoding, label)
+        raise _gone(label or path.name)
+    how = replace(data, quiz_share=0.0, max_quiz=0)  # which change nothing in the reading
+    return _read(how, path.stat().st_mtime_ns, label)
 
 
 @lru_cache(maxsize=8)
-def _read(
-    path: Path, stamp: int, question: str, answer: str, sheet: str, encoding: str, label: str
-) -> ReadResult:
-    return read_isolated(
-        path, question=question, answer=answer, sheet=sheet, encoding=encoding, label=label
+def _read(data: DataConfig, stamp: int, label: str) -> ReadResult:
+    return read_isolated(data.path, **data.reading(), label=label)
+
+
+def _gone(where: str) -> DataError:
+    return DataError(
+        "The class file is no longer there.",
+        where=where,
+        action="Upload it again, or choose a sample class.",
+        code="data.gone",
     )
 
 
@@ -149,12 +204,7 @@ def read_pair_file(path: Path, label: str = "") -> PairFile:
         DataError: if nothing in it can be used; carries every finding.
     """
     if not path.is_file():
-        raise DataError(
-            "The class file is no longer there.",
-            where=label or path.name,
-            action="Upload it again, or choose a sample class.",
-            code="data.gone",
-        )
+        raise _gone(label or path.name)
     return _read_pairs(path, path.stat().st_mtime_ns, label)
 
 

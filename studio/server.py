@@ -35,7 +35,7 @@ from studio.text import LANGUAGES, Words, preferred_language
 from studio.theme import studio_theme, stylesheet
 
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
-MAX_UPLOAD = "50mb"
+MAX_UPLOAD = "1gb"
 GRACE_SECONDS = 3  # an open page keeps its connections; ending the studio does not wait for it
 
 

@@ -13,16 +13,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from core.config import DataConfig, RunConfig
+from core.config import DataConfig, RunConfig, columns_text
 from core.data import versions
 from core.data.edit import Version
 from core.data.health.fixes import fixed
+from core.data.messages import data_error
 from core.data.versions import Diff, Kept
 from core.errors import DataError
 from core.home import home
 from core.runs.store import Run
 from studio import draft, library
 
+PAIR = ("question", "answer")
 EDITED, LEFT_OUT = "edited", "left_out"
 MOST_UNDO = 100
 
@@ -162,14 +164,13 @@ class Desk:
         """
         with self._lock:
             path = Path(config.data.path)
+            if library.is_large(config.data):
+                raise data_error("large.not_edited")
             key = (config.data, path.stat().st_mtime_ns if path.is_file() else 0)
             if self._bench is None or key != self._key:
                 kept = versions.version_at(path)
                 rows = versions.load(kept) if kept else Version.of(_read(config))
-                chosen = {"question": config.data.question, "answer": config.data.answer}
-                named = {part: name for part, name in chosen.items() if name in rows.columns}
-                rows = replace(rows, mapping={**rows.mapping, **named})
-                self._bench, self._key = Bench(rows), key
+                self._bench, self._key = Bench(_as_chosen(rows, config.data)), key
             return self._bench
 
     def save(self, config: RunConfig, notes: tuple[tuple[str, int], ...] = ()) -> RunConfig:
@@ -329,10 +330,24 @@ def _read(config: RunConfig) -> Any:
     return library.read(config.data, config.name)
 
 
+def _as_chosen(rows: Version, data: DataConfig) -> Version:
+    """Return rows under the columns that the draft names for their parts."""
+    if data.parts:
+        return rows.read_by(data.parts)
+    chosen = {"question": data.question, "answer": data.answer}
+    named = {part: name for part, name in chosen.items() if name in rows.columns}
+    if rows.parts and any(rows.mapping.get(part) != name for part, name in named.items()):
+        rows = rows.read_by({**rows.parts, **{part: (name,) for part, name in named.items()}})
+    return replace(rows, mapping={**rows.mapping, **named})
+
+
 def _data_of(config: RunConfig, kept: Kept) -> DataConfig:
-    question, answer = (kept.mapping.get(part, "") for part in ("question", "answer"))
-    path = str(kept.path)
-    return replace(config.data, path=path, sheet="", encoding="", question=question, answer=answer)
+    """Return how a version's file is read: with all columns of its parts, where it has some."""
+    named: dict[str, Any] = {
+        part: "" if kept.parts else kept.mapping.get(part, "") for part in PAIR
+    }
+    columns, path = columns_text(kept.parts), str(kept.path)
+    return replace(config.data, path=path, sheet="", encoding="", columns=columns, **named)
 
 
 def _choose(config: RunConfig, data: DataConfig) -> RunConfig:

@@ -245,3 +245,12 @@ def test_a_class_is_checked_as_a_whole_for_a_model(capsysbinary, csv, monkeypatc
     assert "512 are kept" in err
     assert asked[0][0] == "health"
     assert (asked[0][1].model, asked[0][1].data.path) == ("starter", str(csv))
+
+
+def test_other_parts_are_mapped_by_name_and_joined(csv):
+    mapped = "question=Frage,question=Zusatz, kurz,system=Rolle,answer=A"
+    data = configured("--data", str(csv), "--map", mapped).data
+    assert data.parts == {
+        "question": ("Frage", "Zusatz, kurz"), "system": ("Rolle",), "answer": ("A",)
+    }  # fmt: skip
+    assert data.question == ""

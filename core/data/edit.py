@@ -8,13 +8,13 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from core.data.formula import protected, unprotected
 from core.data.ingest.table import MOST_ROWS, Row, Table, learn
 from core.data.messages import Findings, data_error
-from core.data.types import Example, ReadResult, Turn
+from core.data.types import EARLIER, ROLES, Example, ReadResult, Turn
 from core.errors import DataError, Problem
 from core.whole import write_whole
 
@@ -48,10 +48,12 @@ class Version:
     Attributes:
         columns: the column names.
         rows: the cells of every row, as many as there are columns.
-        mapping: the column of each part of an example (``question``, ``answer`` ...).
+        mapping: the (first) column of each part of an example (``question``, ``answer`` ...).
         where: the place of each row in the file it came from; empty for rows added since.
         origins: the conversation of each row that came from one; a change of its question or
             answer keeps the turns before it.
+        parts: all columns of each part; empty: question and answer are those of ``mapping``, the
+            others are guessed.
     """
 
     columns: tuple[str, ...]
@@ -59,13 +61,15 @@ class Version:
     mapping: Mapping[str, str]
     where: tuple[str, ...]
     origins: tuple[Example | None, ...]
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @staticmethod
     def of(result: ReadResult) -> Version:
         """Return the first version: the rows as they were read."""
-        where = result.row_where
+        where, mapping, parts = result.row_where, dict(result.mapping), dict(result.parts)
         nothing = (None,) * len(result.rows)
-        plain = Version(result.columns, result.rows, dict(result.mapping), where, nothing)
+        plain = Version(result.columns, result.rows, mapping, where, nothing, parts)
+        plain = _with_topics(plain, {e.where: e.topic for e in result.examples if e.topic})
         longer = {e.where: e for e in result.examples if len(e.turns) > 2}
         if not longer:
             return plain
@@ -76,11 +80,18 @@ class Version:
         known = {w: e for w, e in longer.items() if said.get(w) != e.turns}
         return replace(plain, origins=tuple(known.get(w) for w in where))
 
+    def read_by(self, parts: Mapping[str, Sequence[str]]) -> Version:
+        """Return the version with other columns for its parts; those that do not exist are left."""
+        known = {p: tuple(n for n in names if n in self.columns) for p, names in parts.items()}
+        first = {part: names[0] for part, names in known.items() if names}
+        return replace(self, parts=known, mapping=first)
+
     @property
     def id(self) -> str:
         """A name of the version by its content."""
         turns = [e.to_json()["messages"] if e else None for e in self.origins]
         content = [self.columns, self.rows, dict(self.mapping), turns]
+        content += [dict(self.parts)] if self.parts else []
         text = json.dumps(content, ensure_ascii=False)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
@@ -120,7 +131,7 @@ class Version:
             if origin is None:
                 return None
             turns = tuple(Turn(t.role, change(t.content)) for t in origin.turns)
-            return Example(turns, origin.where)
+            return replace(origin, turns=turns)
 
         return replace(
             self,
@@ -182,7 +193,7 @@ class Version:
         rows = tuple(Row(r, w) for r, w in zip(self.rows, places, strict=True))
         table = Table(self.columns, rows)
         asked, told = (self.mapping.get(part, "") for part in ("question", "answer"))
-        learned = learn(table, findings, asked, told)
+        learned = learn(table, findings, asked, told, chosen=self.parts or None)
         origins = dict(zip(places, self.origins, strict=True))
         examples = tuple(_continued(e, origins[e.where]) for e in learned.examples)
         problems = findings.problems()
@@ -208,21 +219,21 @@ class Version:
 
 
 def to_csv(version: Version) -> bytes:
-    """Return the rows as CSV in UTF-8, with a BOM for Excel."""
+    """Return the rows as CSV in UTF-8, with a BOM for Excel; a conversation is one wide row."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\r\n", quoting=csv.QUOTE_ALL)
-    for row in (version.columns, *version.rows):
+    for row in _sheet(version):
         writer.writerow(map(protected, row))
     return text.getvalue().encode("utf-8-sig", "replace")
 
 
 def to_xlsx(version: Version) -> bytes:
-    """Return the rows as a workbook; every cell is text."""
+    """Return the rows as a workbook; every cell is text, a conversation is one wide row."""
     import openpyxl  # heavy; only for workbooks
 
     book = openpyxl.Workbook(write_only=True)
     sheet = book.create_sheet("Class")
-    for row in (version.columns, *version.rows):
+    for row in _sheet(version):
         cells = [openpyxl.cell.WriteOnlyCell(sheet, _in_xml(protected(c))) for c in row]
         for cell in cells:
             cell.data_type, cell.number_format = "s", "@"
@@ -247,6 +258,31 @@ def _talks(version: Version) -> bool:
     return any(origin is not None for origin in version.origins)
 
 
+def _sheet(version: Version) -> Iterator[tuple[str, ...]]:
+    """Yield a header and rows for a table.
+
+    Turns that no column holds become columns: ``system``, and ``question1, answer1, question2 ...``
+    by which reading recognises a conversation.
+    """
+    if not _talks(version):
+        yield from (version.columns, *version.rows)
+        return
+    at = {part: version.columns.index(name) for part, name in version.mapping.items()}
+    asked, told = at["question"], at["answer"]
+    others = [i for i, n in enumerate(version.columns) if i not in (asked, told) and n != EARLIER]
+    befores = [o.prompt[:-1] if o else () for o in version.origins]
+    systems = [b[0].content if b and b[0].role == ROLES[0] else "" for b in befores]
+    most = 2 + max(sum(t.role != ROLES[0] for t in b) for b in befores)
+    numbers = [str(i // 2 + 1) if most > 2 else "" for i in range(most)]
+    named = [f"{('question', 'answer')[i % 2]}{n}" for i, n in enumerate(numbers)]
+    head = ("system",) if any(systems) else ()
+    yield (*(version.columns[i] for i in others), *head, *named)
+    for row, before, system in zip(version.rows, befores, systems, strict=True):
+        turns = [t.content for t in before if t.role != ROLES[0]] + [row[asked], row[told]]
+        own = (system,) if head else ()
+        yield (*(row[i] for i in others), *own, *turns, *[""] * (most - len(turns)))
+
+
 def _cells(version: Version) -> Iterator[dict[str, object]]:
     for row in version.rows:
         # reading takes a quote from before a formula, whatever the file; so one is put there
@@ -255,11 +291,12 @@ def _cells(version: Version) -> Iterator[dict[str, object]]:
 
 
 def _messages(version: Version) -> Iterator[dict[str, object]]:
-    at = [version.columns.index(version.mapping[part]) for part in ("question", "answer")]
+    at = {part: version.columns.index(name) for part, name in version.mapping.items()}
     for row, origin in zip(version.rows, version.origins, strict=True):
         before = origin.prompt[:-1] if origin else ()
-        turns = [*before, Turn("user", row[at[0]]), Turn("assistant", row[at[1]])]
-        yield {"messages": [{"role": t.role, "content": t.content} for t in turns]}
+        turns = [*before, Turn("user", row[at["question"]]), Turn("assistant", row[at["answer"]])]
+        topic = {"topic": row[at["topic"]]} if "topic" in at and row[at["topic"]] else {}
+        yield {"messages": [{"role": t.role, "content": t.content} for t in turns], **topic}
 
 
 def template(language: str = "en") -> Version:
@@ -300,7 +337,22 @@ def _continued(example: Example, origin: Example | None) -> Example:
     if origin is None:
         return example
     before: tuple[Turn, ...] = origin.prompt[:-1]
-    return Example((*before, *example.turns[-2:]), example.where)
+    return Example((*before, *example.turns[-2:]), example.where, example.topic)
+
+
+def _with_topics(version: Version, topics: Mapping[str, str]) -> Version:
+    """Return the version with a column for topics that none says (names of sheets, of records)."""
+    if not topics or "topic" in version.mapping:
+        return version
+    name = "topic" if "topic" not in version.columns else "topic (2)"
+    told = (topics.get(where, "") for where in version.where)
+    return replace(
+        version,
+        columns=(*version.columns, name),
+        rows=tuple((*row, topic) for row, topic in zip(version.rows, told, strict=True)),
+        mapping={**version.mapping, "topic": name},
+        parts={**version.parts, "topic": (name,)} if version.parts else {},
+    )
 
 
 def _in_xml(text: str) -> str:

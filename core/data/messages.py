@@ -59,6 +59,10 @@ CODES: dict[str, Message] = {
         "A file of this size is read only as CSV, TSV, JSONL or Parquet.",
         "Save it as one of these, or split it.",
     ),
+    "large.not_edited": _error(
+        "The rows of a class of this size are shown, not edited.",
+        "Correct its file in another program and upload it again.",
+    ),
     "large.damaged": _error("The imported class was changed or damaged.", "Import the file again."),
     "large.line": _error(
         "A line has more than {limit} MB.", "Save the data with one example on each line."
@@ -354,6 +358,10 @@ CODES: dict[str, Message] = {
     "xml.manifest": _error(
         "This is only the table of contents of a package (imsmanifest.xml).",
         "Choose the whole package (.zip or .imscc).",
+    ),
+    "backup.no_bank": _error(
+        "This backup holds no question bank (questions.xml).",
+        "Back the course up with its question bank, or export the questions as Moodle XML.",
     ),
     "package.damaged": _error(
         "The package is damaged and cannot be opened.", "Export it again, or take another copy."

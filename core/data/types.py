@@ -11,6 +11,7 @@ from typing import Any
 from core.errors import Problem
 
 ROLES = ("system", "user", "assistant")
+EARLIER = "earlier"  # the column that shows what was said before a conversation's last question
 
 
 @dataclass(frozen=True)

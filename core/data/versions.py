@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ class Kept:
         made: wall-clock seconds, for showing only.
         number: order of making within the class, from 1.
         file: name of the class file.
-        mapping: the column of each part of an example.
+        mapping: the (first) column of each part of an example.
+        parts: all columns of each part; empty where they are guessed, or rows are conversations.
     """
 
     folder: Path
@@ -58,6 +59,7 @@ class Kept:
     mapping: dict[str, str]
     parent: dict[str, Any] = field(default_factory=dict)
     notes: tuple[tuple[str, int], ...] = ()
+    parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -123,6 +125,7 @@ def keep(
             "mapping": dict(version.mapping),
             "parent": dict(parent),
             "notes": [list(note) for note in notes],
+            "parts": {part: list(names) for part, names in version.parts.items()},
         }
         write_whole(staging / ABOUT, json.dumps(about, ensure_ascii=False))
         if target.exists():  # begun once and never finished
@@ -166,8 +169,8 @@ def load(kept: Kept) -> Version:
             before = record.get("origin")
             origins.append(Example.from_json(before) if before else None)
         blank = ("",) * len(rows)
-        version = Version(columns, tuple(rows), kept.mapping, blank, tuple(origins))
-        if version.id != kept.id:
+        read = Version(columns, tuple(rows), kept.mapping, blank, tuple(origins), kept.parts)
+        if read.id != kept.id:
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
         raise DataError(
@@ -176,7 +179,7 @@ def load(kept: Kept) -> Version:
             action="Choose another version of the class.",
             code="version.damaged",
         ) from error
-    return Version(columns, version.rows, kept.mapping, edit.places(version), version.origins)
+    return replace(read, where=edit.places(read))
 
 
 def delete(kept: Kept) -> None:
@@ -237,6 +240,7 @@ def _read(folder: Path) -> Kept | None:
     try:
         tree = json.loads((folder / ABOUT).read_text("utf-8"))
         notes = tuple((str(code), int(rows)) for code, rows in tree["notes"])
-        return Kept(folder=folder, **{**tree, "notes": notes})
+        parts = {part: tuple(names) for part, names in tree.get("parts", {}).items()}
+        return Kept(folder=folder, **{**tree, "notes": notes, "parts": parts})
     except (OSError, ValueError, TypeError, KeyError):
         return None

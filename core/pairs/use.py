@@ -8,7 +8,7 @@ from typing import Any
 
 from core.config import DataConfig
 from core.data.frozen import is_frozen, load_frozen
-from core.data.ingest import read_isolated
+from core.data.ingest import large, read_isolated
 from core.data.pairs import Pair, is_frozen_pairs, load_pairs, read_pairs
 from core.errors import ConfigError, DataError
 from core.evaluate.binary import marks
@@ -88,15 +88,11 @@ def questions_of(data: DataConfig) -> list[tuple[str, str]]:
         DataError: if nothing in it can be used.
     """
     path = Path(data.path)
+    if large.is_imported(path):
+        return [(e.question, e.where) for e in large.load(path).examples]
     for folder in (path, path / "data"):
         if is_frozen(folder):
             sides = load_frozen(folder)
             return [(e.question, e.where) for e in (*sides.train, *sides.quiz)]
-    found = read_isolated(
-        path,
-        question=data.question,
-        answer=data.answer,
-        sheet=data.sheet,
-        encoding=data.encoding,
-    )
+    found = read_isolated(path, **data.reading())
     return [(e.question, e.where) for e in found.examples]

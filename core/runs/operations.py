@@ -79,14 +79,7 @@ def read_examples(data: DataConfig) -> Sequence[Example]:
     for folder in (path, path / "data"):
         if is_frozen(folder):
             return tuple(load_frozen(folder).quiz)
-    result = read_isolated(
-        path,
-        question=data.question,
-        answer=data.answer,
-        sheet=data.sheet,
-        encoding=data.encoding,
-    )
-    return result.examples
+    return read_isolated(path, **data.reading()).examples
 
 
 def lengths(model: str, data: DataConfig, max_length: int) -> dict[str, int]:
@@ -241,10 +234,10 @@ def _lengths(request: Request) -> dict[str, Any]:
 
 
 def _health(request: Request) -> dict[str, Any]:
-    from core.runs.examination import examination
+    from core.runs.examination import examination, tell
 
     config = RunConfig.from_json(request.arguments["config"])
-    request.emit(PhaseChanged("health", 0.0))
+    tell(request.emit, "read")
     return examination(config, read_examples(config.data), request.emit)
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from core.config import DataConfig, RunConfig
+from core.config import DataConfig, RunConfig, columns_text
 from core.data.ingest.label import SUFFIXES
+from core.data.ingest.stream import Imported
+from core.data.ingest.workbook import ALL as EVERY_SHEET
+from core.data.messages import data_error
 from core.data.types import ReadResult
 from core.errors import Problem, StudioError
 from studio import draft, library
@@ -20,11 +25,18 @@ from studio.markup import Markup, banner, choice, empty, findings, join, section
 from studio.pages import data_parts as parts
 from studio.pages.common import QUIET, footer, head, on_enter, script, show
 from studio.text import Words
-from studio.workbench import LEFT_OUT, Bench
+from studio.workbench import LEFT_OUT, PAIR, Bench
 
 ENCODINGS = ("utf-8", "utf-16", "gb18030", "big5", "shift_jis", "cp1252", "latin-1")
+MENUS = ("sheet", "question", "answer", "encoding")
+# further menus: columns joined to question and answer, and those of other parts
+ADDED = ("question_more", "answer_more")
+PARTS = ("context", "system", "topic", "options", "earlier")
+MORE_PARTS = 1 + len(ADDED) + len(PARTS) + 2  # of a page: their card, these menus, two texts
 MAX_ROWS_SHOWN = 500
+FIRST = 200  # rows of a large class that are shown
 ALL = "all"
+EVERY = 0.3  # seconds between two reports of progress
 
 
 def build(backend: Backend, words: Words, downloads: Downloads) -> None:
@@ -34,12 +46,13 @@ def build(backend: Backend, words: Words, downloads: Downloads) -> None:
     with gr.Row(elem_classes="side"):
         with gr.Column(min_width=0):
             samples, upload = _sources(words)
-            reading, menus = _reading(words)
+            reading = Reading(words)
         with gr.Column(min_width=0):
             with gr.Column(elem_classes="card"):
+                press = script("press", "press")
+                importing = show(elem_id="data-import", js_on_load=press)
                 refusal = show(elem_id="data-refusal")
                 summary = show(elem_id="data-summary")
-                press = script("press", "press")
                 found = show(elem_id="data-findings", js_on_load=press)
                 health = show(elem_id="data-health", js_on_load=press)
             editor = Editor(words)
@@ -52,8 +65,8 @@ def build(backend: Backend, words: Words, downloads: Downloads) -> None:
     footer(words, "data", back="model", forward="plan")
 
     page = Page(backend, words)
-    shown = [refusal, samples, summary, found, reading, *menus, kept, history, difference]
-    shown += editor.parts
+    shown = [refusal, samples, summary, found, reading.card, *reading.menus, kept, history]
+    shown += [difference, *editor.parts, *reading.parts]
     checked = [health, measured, lengths, editor.only]
     refresh_rail = "() => Studio.refresh()"
 
@@ -63,11 +76,19 @@ def build(backend: Backend, words: Words, downloads: Downloads) -> None:
         if rail:
             event.then(None, js=refresh_rail)
 
-    changes(enter.enter(page.view, None, shown, **QUIET))
+    def imports(event: Any) -> Any:
+        """Show an import that is under way, and then what it gave."""
+        watched = event.then(page.watch_import, None, importing, **QUIET)
+        return watched.then(page.view_imported, None, shown, **QUIET)
+
+    changes(imports(enter.enter(page.view, None, shown, **QUIET)))
     changes(samples.choose(page.choose_sample, None, shown, **QUIET), rail=True)
-    changes(upload.upload(page.take_upload, upload, shown, **QUIET), rail=True)
+    changes(imports(upload.upload(page.take_upload, upload, shown, **QUIET)), rail=True)
+    importing.press(page.cancel_import, None, importing, **QUIET)
+    menus = [*reading.menus, *reading.more]
     for menu in menus:
-        changes(menu.input(page.read_as, menus, shown, **QUIET))
+        changes(imports(menu.input(page.read_as, menus, shown, **QUIET)))
+    changes(imports(reading.encodings.choose(page.read_in, None, shown, **QUIET)))
     for place in (found, health):
         changes(place.press(page.mend, None, shown, **QUIET))
     changes(history.press(page.handle_version, None, shown, **QUIET))
@@ -96,13 +117,37 @@ def _sources(words: Words) -> tuple[gr.HTML, gr.File]:
     return samples, upload
 
 
-def _reading(words: Words) -> tuple[gr.Column, list[gr.Dropdown]]:
-    """Add how a file is read."""
-    with gr.Column(elem_classes="card", visible=False) as reading:
-        show(section(words("data.reading"), words("data.reading_hint")))
-        names = ("sheet", "question", "answer", "encoding")
-        menus = [gr.Dropdown([], label=words(f"data.{name}"), interactive=True) for name in names]
-    return reading, menus
+class Reading:
+    """How a file is read: menus, encodings to choose from, and what becomes of the first rows.
+
+    Attributes:
+        menus: sheet, question, answer, encoding.
+        more: further columns of question and answer, and those of the other parts.
+        parts: what a new class fills beside ``menus``.
+    """
+
+    def __init__(self, words: Words) -> None:
+        """Lay the parts out."""
+        with gr.Column(elem_classes="card", visible=False) as self.card:
+            show(section(words("data.reading"), words("data.reading_hint")))
+            self.menus = [
+                gr.Dropdown([], label=words(f"data.{name}"), interactive=True) for name in MENUS
+            ]
+            choose = script("choices", "choose")
+            self.encodings = show(js_on_load=choose, elem_id="data-encodings")
+            with gr.Accordion(words("data.parts"), open=False, elem_id="data-parts") as more:
+                self.more = [
+                    gr.Dropdown(
+                        [],
+                        multiselect=True,
+                        label=words(f"data.{name}"),
+                        info=words(f"data.{name}_hint"),
+                        interactive=True,
+                    )
+                    for name in (*ADDED, *PARTS)
+                ]
+            self.learned = show(elem_id="data-learned")
+        self.parts = [more, *self.more, self.encodings, self.learned]
 
 
 class Editor:
@@ -168,11 +213,14 @@ class Page:
     def view(self, said: str = "", search: str = "", only: str = ALL) -> list[Any]:
         """Return the values of all parts for the draft's class."""
         config, words = draft.load(), self.words
+        none = [*self._no_rows(), *[gr.skip()] * (MORE_PARTS - 2), "", ""]
         if not config.data.path:
             nothing = empty(words("data.none"), words("data.none_text"))
             hidden = [gr.Column(visible=False), *_no_menus(), gr.Column(visible=False), "", ""]
-            return ["", _samples("", words), nothing, "", *hidden, *self._no_rows()]
+            return ["", _samples("", words), nothing, "", *hidden, *none]
         try:
+            if library.is_large(config.data):
+                return self._view_large(config)
             result = library.read(config.data, config.name)
             bench = self.desk.bench(config)
             entries = self.desk.history(config)
@@ -180,7 +228,8 @@ class Page:
             refused = _refusal(config.name, words.error(error), words)
             same = [gr.skip()] * 5  # the menus stay, so that the choice can be corrected
             hidden = [gr.Column(visible=False), "", ""]
-            return [refused, _samples("", words), "", "", *same, *hidden, *self._no_rows()]
+            none[-2:] = [gr.skip(), gr.skip()]
+            return [refused, _samples("", words), "", "", *same, *hidden, *none]
         return [
             "",
             _samples(library.is_sample(config), words),
@@ -192,6 +241,42 @@ class Page:
             parts.history(entries, "", words),
             "",
             *self.editor(config, bench, result, search=search, only=only, said=said),
+            *_more_menus(result.columns, result.parts, words),
+            parts.encodings(result.encodings, result.encoding, words),
+            parts.learned(result.examples[:2], words),
+        ]
+
+    def _view_large(self, config: RunConfig) -> list[Any]:
+        """Show a class that was imported: its first rows, which are not edited here."""
+        words, large = self.words, library.imported(config.data)
+        about = large.about
+        columns, rows = about.columns, about.shown
+        if not rows:  # conversations
+            columns = PAIR
+            rows = [(e.question, e.answer) for e in large.examples[:FIRST]]
+        shown = gr.Dataframe(
+            value=[["", *row] for row in rows],
+            headers=["", *columns],
+            column_widths=_widths(len(columns)),
+            interactive=False,
+        )
+        count = words("data.large", n=f"{len(rows):,}", total=f"{about.rows:,}")
+        return [
+            "",
+            _samples("", words),
+            _summary(config.name, about, words),
+            parts.reading(about.problems, 0, words),
+            gr.Column(visible=True),
+            *_menus(about, config, words),
+            gr.Column(visible=False),
+            "",
+            "",
+            *[gr.Column(visible=True), 0, tag("p", count, class_="quiet"), shown, ""],
+            *[gr.Button(interactive=False)] * 2,
+            *["", gr.Dropdown(choices=[(words("data.all_rows"), ALL)], value=ALL)],
+            *_more_menus(about.columns, about.parts, words),
+            "",
+            parts.learned(large.examples[:2], words),
         ]
 
     def choose_sample(self, event: gr.EventData) -> list[Any]:
@@ -206,21 +291,91 @@ class Page:
         label = Path(path).name
         try:
             kept, clean = library.keep_upload(Path(path), label)
-            library.read(DataConfig(path=str(kept)), clean)
+            data = DataConfig(path=str(kept))
+            if not library.needs_import(data, clean):
+                library.choose(kept, clean)
+                return self.view()
+            self.backend.import_class(kept, data, clean)
         except StudioError as error:  # what was chosen stays as it was
             return [_refusal(label, self.words.error(error), self.words), *self._unchanged()[1:]]
-        library.choose(kept, clean)
+        return ["", *self._unchanged()[1:]]
+
+    def read_as(self, sheet: str, question: str, answer: str, encoding: str, *more: Any) -> Any:
+        """Read the file with other columns, another sheet or another encoding."""
+        config = draft.load()
+        data, encoding = config.data, encoding or ""
+        known = self._known(config)
+        if sheet and sheet == _sheet(known, config):
+            sheet = data.sheet
+        if (sheet or "", encoding) != (data.sheet, data.encoding):
+            return self._read(config, sheet=sheet or "", encoding=encoding)
+        wanted = {"question": (question, *(more[0] or ())), "answer": (answer, *(more[1] or ()))}
+        wanted |= {part: tuple(names or ()) for part, names in zip(PARTS, more[2:], strict=True)}
+        base = known.parts if known else data.parts
+        columns = columns_text(mapped(base, wanted))
+        return self._read(config, sheet=data.sheet, encoding=encoding, columns=columns)
+
+    def read_in(self, event: gr.EventData) -> list[Any]:
+        """Read the file in another encoding."""
+        config = draft.load()
+        return self._read(config, sheet=config.data.sheet, encoding=str(event.id))
+
+    def _known(self, config: RunConfig) -> ReadResult | Imported | None:
+        """Return what the file was found to hold, if it could be read."""
+        try:
+            if library.is_large(config.data):
+                return library.imported(config.data).about
+            return library.read(config.data, config.name)
+        except StudioError:
+            return None
+
+    def _read(
+        self, config: RunConfig, *, sheet: str, encoding: str, columns: str = ""
+    ) -> list[Any]:
+        """Read the class in another way; names of columns mean nothing in another encoding."""
+        how: dict[str, Any] = {"sheet": sheet, "encoding": encoding, "columns": columns}
+        data = replace(config.data, **how, question="", answer="")
+        if library.is_large(data):
+            try:
+                self.backend.import_class(library.source_of(data), data, config.name)
+            except StudioError as error:
+                return self._complain(error)
+            return self._unchanged()
+        draft.save(replace(draft.load(), data=data))
         return self.view()
 
-    def read_as(self, *chosen: str) -> list[Any]:
-        """Read the file with other columns, another sheet or another encoding."""
-        names = ("sheet", "question", "answer", "encoding")
-        before = draft.load()
-        settings = {n: (c or "") for n, c in zip(names, chosen, strict=True)}
-        if settings["sheet"] != before.data.sheet:  # columns of another sheet mean nothing here
-            settings |= {"question": "", "answer": ""}
-        draft.change(**{f"data__{name}": value for name, value in settings.items()})
+    # --- large files
+
+    def watch_import(self) -> Iterator[Markup]:
+        """Say how far the import is, at what rate, and when it will be done."""
+        incoming, shown = self.backend.incoming, 0.0
+        if incoming is None:
+            yield Markup()
+            return
+        for now in incoming.task.follow():
+            if now.unwanted or now.finished:
+                break
+            if time.monotonic() - shown > EVERY:
+                shown = time.monotonic()
+                yield parts.importing(incoming.label, now.progress, self.words)
+        if incoming.task.error and not incoming.task.unwanted:
+            self.backend.incoming = None  # it is told once
+            yield _refusal(incoming.label, self.words.error(incoming.task.error), self.words)
+        else:
+            yield Markup()
+
+    def view_imported(self) -> list[Any]:
+        """Show the class if one was imported."""
+        incoming = self.backend.incoming
+        if incoming is None or incoming.task.result is None:
+            return self._unchanged()
+        self.backend.incoming = None
         return self.view()
+
+    def cancel_import(self) -> Markup:
+        """End the import; the class that was chosen before stays."""
+        self.backend.cancel_import()
+        return tag("p", self.words("data.import_stopped"), class_="quiet")
 
     # --- the check
 
@@ -230,11 +385,12 @@ class Page:
         if not config.data.path:
             yield ["", gr.Column(visible=False), "", gr.skip()]
             return
-        task = self.backend.health(config)
+        task, shown = self.backend.health(config), 0.0
         for now in task.follow():
             if task.unwanted:
                 return  # another class was chosen meanwhile, and is checked instead
-            if not now.finished:
+            if not now.finished and time.monotonic() - shown > EVERY:
+                shown = time.monotonic()
                 yield [parts.checking(now, words), *[gr.skip()] * 3]
         if task.error or task.result is None:
             error = task.error or StudioError("", code="task.lost")
@@ -246,7 +402,8 @@ class Page:
             return
         model = library.model_title(self.backend.models(), config.model)
         yield [
-            section(words("health.title")) + parts.health(task.result, words),
+            section(words("health.title"))
+            + parts.health(task.result, words, fixes=not library.is_large(config.data)),
             gr.Column(visible=True),
             parts.lengths(task.result, model, words),
             gr.Dropdown(choices=self._choices(task.result)),
@@ -277,6 +434,8 @@ class Page:
         what, _, code = str(event.id).partition(":")
         config = draft.load()
         try:
+            if library.is_large(config.data):
+                raise data_error("large.not_edited")
             places = self._places(config, code)
             if what == "show" or not places:
                 return self.view(only=code if places else ALL)
@@ -291,8 +450,8 @@ class Page:
     def rows(self, search: str, only: str) -> list[Any]:
         """Show the rows that hold a text and have a finding."""
         config = draft.load()
-        if not config.data.path:
-            return self._no_rows()
+        if not config.data.path or library.is_large(config.data):
+            return [gr.skip()] * len(self._no_rows())
         result, bench = library.read(config.data, config.name), self.desk.bench(config)
         return self.editor(config, bench, result, search=search or "", only=only or ALL)
 
@@ -360,7 +519,8 @@ class Page:
 
     def add_row(self, search: str, only: str) -> list[Any]:
         """Add an empty row, and show it."""
-        self.desk.bench(draft.load()).add()
+        if not library.is_large(draft.load().data):
+            self.desk.bench(draft.load()).add()
         return self.rows("", ALL)
 
     def undo(self) -> list[Any]:
@@ -413,7 +573,7 @@ class Page:
     # --- values that leave parts as they are
 
     def _unchanged(self) -> list[Any]:
-        return [gr.skip()] * (12 + 9)
+        return [gr.skip()] * (12 + 9 + MORE_PARTS)
 
     def _complain(self, error: Exception) -> list[Any]:
         """Say what went wrong where the rows are; nothing else changes."""
@@ -463,10 +623,15 @@ def _samples(chosen: str, words: Words) -> Markup:
     return tag("fieldset", legend, cards, class_="choices")
 
 
-def _summary(label: str, result: ReadResult, words: Words) -> Markup:
+def _summary(label: str, result: ReadResult | Imported, words: Words) -> Markup:
     name = words.get(f"format.{result.format}", result.format.upper())
-    columns = [result.mapping[part] for part in ("question", "answer") if part in result.mapping]
-    facts = [words("data.pairs", n=len(result.examples)), name, result.encoding.upper()]
+    columns = [
+        " + ".join(result.parts.get(part, (result.mapping[part],)))
+        for part in ("question", "answer")
+        if part in result.mapping
+    ]
+    count = result.examples if isinstance(result, Imported) else len(result.examples)
+    facts = [words("data.pairs", n=f"{count:,}"), name, result.encoding.upper()]
     facts.append(" → ".join(columns))
     chips = join(tag("span", fact, class_="chip info") for fact in facts if fact)
     return section(label) + tag("div", chips, class_="chips")
@@ -478,19 +643,61 @@ def _widths(columns: int) -> list[str | int]:
     return ["13%", *rest]
 
 
-def _menus(result: ReadResult, config: RunConfig, words: Words) -> list[Any]:
-    columns = list(result.columns)
+def mapped(
+    before: Mapping[str, Sequence[str]], wanted: Mapping[str, Sequence[str | None]]
+) -> dict[str, tuple[str, ...]]:
+    """Return the columns of all parts after menus were changed.
+
+    A column that a menu newly names is taken from the part that had it; question or answer without
+    a column are guessed.
+
+    Args:
+        before: the columns of every part, those without a menu too.
+        wanted: what the menus say.
+    """
+    said = {part: [n for n in names if n] for part, names in wanted.items()}
+    new = {n: p for p, names in said.items() for n in names if n not in before.get(p, ())}
+    merged = {**before, **said}
+    left = {
+        part: tuple(dict.fromkeys(n for n in names if new.get(n, part) == part))
+        for part, names in merged.items()
+    }
+    return {part: names for part, names in left.items() if names or part not in PAIR}
+
+
+def _sheet(result: ReadResult | Imported | None, config: RunConfig) -> str:
+    """Return what the menu of sheets shows: one of them, or all."""
+    if not isinstance(result, ReadResult) or not result.sheets:
+        return config.data.sheet
+    return result.sheet or EVERY_SHEET
+
+
+def _menus(result: ReadResult | Imported, config: RunConfig, words: Words) -> list[Any]:
+    columns, tabular = list(result.columns), bool(result.parts)
+    sheets = list(result.sheets) if isinstance(result, ReadResult) else []
+    listed = [(words("data.all_sheets"), EVERY_SHEET), *((name, name) for name in sheets)]
     guessed = [(words("data.guess"), "")]
-    encodings = guessed + [(name.upper(), name) for name in ENCODINGS]
+    known = dict.fromkeys([*ENCODINGS, *filter(None, [config.data.encoding])])
+    encodings = guessed + [(name.upper(), name) for name in known]
     return [
-        gr.Dropdown(
-            choices=list(result.sheets), value=result.sheet or None, visible=len(result.sheets) > 1
+        gr.Dropdown(choices=listed, value=_sheet(result, config) or None, visible=len(sheets) > 1),
+        *(
+            gr.Dropdown(choices=columns, value=result.mapping.get(part), visible=tabular)
+            for part in PAIR
         ),
-        gr.Dropdown(choices=columns, value=result.mapping.get("question")),
-        gr.Dropdown(choices=columns, value=result.mapping.get("answer")),
         gr.Dropdown(choices=encodings, value=config.data.encoding, visible=bool(result.encoding)),
     ]
 
 
+def _more_menus(
+    columns: Sequence[str], found: Mapping[str, Sequence[str]], words: Words
+) -> list[Any]:
+    """Return the menus of joined columns and of the other parts; conversations have none."""
+    joined = [list(found.get(part, ())[1:]) for part in PAIR]
+    others = [list(found.get(part, ())) for part in PARTS]
+    menus = (gr.Dropdown(choices=list(columns), value=value) for value in (*joined, *others))
+    return [gr.Accordion(visible=bool(found)), *menus]
+
+
 def _no_menus() -> list[Any]:
-    return [gr.Dropdown() for _ in range(4)]
+    return [gr.Dropdown() for _ in MENUS]

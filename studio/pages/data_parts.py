@@ -11,15 +11,18 @@ from typing import Any
 
 from core.data.health.fixes import FIXES, LEAVE_OUT
 from core.data.ingest.isolated import problem_from_json
+from core.data.types import Candidate, Example, Turn
 from core.data.versions import Diff
 from core.errors import Problem, StudioError
-from studio.markup import Markup, banner, findings, join, section, table, tag
+from studio.markup import Markup, banner, choice, findings, join, section, table, tag
 from studio.tasks import Task
 from studio.text import Words
 from studio.workbench import EDITED, LEFT_OUT, Entry
 
 FORMS = ("xlsx", "csv", "jsonl")
 ROWS_COMPARED = 60
+MOST_ENCODINGS = 5  # that are offered with a preview
+LONGEST_TURN = 300  # characters of a turn that are shown
 _HASH = 8
 
 
@@ -56,24 +59,24 @@ def reading(problems: Sequence[Problem], left_out: int, words: Words) -> Markup:
     return shown + tag("ul", tag("li", kind, text, class_="warning"), class_="findings")
 
 
-def health(report: Mapping[str, Any], words: Words) -> Markup:
-    """Return the findings of the whole check, each with its buttons."""
+def health(report: Mapping[str, Any], words: Words, *, fixes: bool = True) -> Markup:
+    """Return the findings of the whole check, each with its buttons if rows can be edited."""
     found = found_problems(report)
     if not found:
         return tag("p", words("health.nothing"), class_="quiet")
-    items = (_finding(problem, count, words) for problem, count in found)
-    return tag("ul", *items, class_="findings health") + tag(
-        "p", words("health.hint"), class_="quiet"
-    )
+    items = (_finding(problem, count, words, fixes) for problem, count in found)
+    hint = words("health.hint" if fixes else "health.hint_large")
+    return tag("ul", *items, class_="findings health") + tag("p", hint, class_="quiet")
 
 
-def _finding(problem: Problem, count: int, words: Words) -> Markup:
+def _finding(problem: Problem, count: int, words: Words, fixes: bool) -> Markup:
     said = words.problem(problem)
     kind = tag("span", words(f"severity.{said.severity}"), class_="kind")
     head = tag("b", words("health.rows", n=count)) + tag("span", said.what)
     where = tag("small", said.where, class_="where") if said.where else Markup()
     action = tag("span", said.action, class_="todo") if said.action else Markup()
-    body = tag("div", head, where, action, _buttons(said.code, words))
+    buttons = _buttons(said.code, words) if fixes else Markup()
+    body = tag("div", head, where, action, buttons)
     return tag("li", kind, body, class_=said.severity)
 
 
@@ -92,11 +95,29 @@ def _buttons(code: str, words: Words) -> Markup:
 
 
 def checking(task: Task, words: Words) -> Markup:
-    """Return how far the check is."""
+    """Return how far the check is, and what it is doing."""
     share = float(task.progress.get("share") or 0.0)
+    step = task.progress.get("detail") or ("rows" if task.progress else "start")
     text = words("health.checking", n=f"{100 * share:.0f}")
-    bar = tag("div", tag("i", style=f"width:{100 * share:.0f}%"), class_="bar")
-    return tag("div", tag("p", text, class_="quiet"), bar, role="status")
+    said = tag("p", text, " · ", words(f"health.step.{step}"), class_="quiet")
+    return tag("div", said, _bar(share), role="status")
+
+
+def _bar(share: float) -> Markup:
+    return tag("div", tag("i", style=f"width:{100 * share:.0f}%"), class_="bar")
+
+
+def importing(label: str, progress: Mapping[str, Any], words: Words) -> Markup:
+    """Return how far an import is, its rate, the time left, and a button that ends it."""
+    share = float(progress.get("share") or 0.0)
+    title = words("data.importing", name=label, n=f"{100 * share:.0f}")
+    text = words("data.import_start")
+    if progress.get("rows"):
+        rows, rate = f"{progress['rows']:,}", f"{progress['rate']:,.0f}"
+        text = words("data.import_rate", rows=rows, rate=rate, left=f"{progress['left']:.0f}")
+    stop = tag("div", button(words("data.import_stop"), "cancel"), class_="actions")
+    said = tag("strong", title) + tag("p", text) + _bar(share)
+    return tag("div", tag("div", said), stop, class_="banner info wide", role="status")
 
 
 def failed(error: StudioError, problems: Sequence[Problem], words: Words) -> Markup:
@@ -104,6 +125,47 @@ def failed(error: StudioError, problems: Sequence[Problem], words: Words) -> Mar
     quick = [p for p in problems if p.code.split(".")[0] == "health"]
     said = banner("warn", words("health.failed"), words.error(error)[0].sentence())
     return said + (findings(quick, words) if quick else Markup())
+
+
+# --- how the file is read ------------------------------------------------------------------------
+
+
+def encodings(found: Sequence[Candidate], chosen: str, words: Words) -> Markup:
+    """Return the encodings that a text may have, each with its first lines, to choose from."""
+    if not found:
+        return Markup()
+    listed = [c for c in found if c.fits or c.encoding == chosen][:MOST_ENCODINGS]
+    cards = Markup()
+    for one in listed:
+        radio = choice("encoding", one.encoding, checked=one.encoding == chosen)
+        preview = tag("span", one.preview, class_="about preview", dir="auto")
+        cards += tag("label", radio, tag("span", tag("b", one.title), preview), class_="choice")
+    legend = tag("legend", words("data.encodings"))
+    return tag("fieldset", legend, cards, class_="choices encodings")
+
+
+def learned(examples: Sequence[Example], words: Words) -> Markup:
+    """Return the first examples as they are learned, turn by turn."""
+    if not examples:
+        return Markup()
+    items = (
+        tag("li", *(_turn(turn, words) for turn in e.turns), _topic(e, words)) for e in examples
+    )
+    head = tag("b", words("data.learned"))
+    return tag("div", head, tag("ol", *items), class_="learned")
+
+
+def _turn(turn: Turn, words: Words) -> Markup:
+    text = turn.content if len(turn.content) <= LONGEST_TURN else f"{turn.content[:LONGEST_TURN]}…"
+    who = tag("span", words(f"data.role.{turn.role}"), class_="quiet")
+    return tag("div", who, tag("span", text, dir="auto"))
+
+
+def _topic(example: Example, words: Words) -> Markup:
+    if not example.topic:
+        return Markup()
+    who = tag("span", words("data.topic"), class_="quiet")
+    return tag("div", who, tag("span", example.topic[:LONGEST_TURN], dir="auto"))
 
 
 # --- lengths -------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def test_a_workbook_is_trained_through_refresh_second_tab_stop_resume_and_restar
         page = new_page()
         page.goto(f"{studio.url}/en/#/data")
         page.locator("#upload input[type=file]").set_input_files(workbook)
-        expect(page.locator("#data-summary")).to_contain_text("300 questions with answers")
+        expect(page.locator("#data-summary")).to_contain_text("Questions with answers: 300")
         expect(page.get_by_label("Question column")).to_have_value("问题")
         page.get_by_role("button", name="Next: memory and plan").click()
         expect(page.locator("#plan .tiles")).to_be_visible(timeout=120_000)

@@ -177,3 +177,60 @@ def test_the_template_is_a_class_that_can_be_read(
     result = read_file(path)
     assert len(result.examples) == 3
     assert [p for p in result.problems if p.severity != "info"] == []
+
+
+PASSAGE = (
+    "Rolle,Text,Frage,Zusatz,Antwort,Thema\n"
+    "Be brief.,Rome fell.,Why?,In two words.,Bad kings.,history\n"
+    ",Water boils.,When?,,At 100 C.,physics\n"
+)
+PARTS = {
+    "question": ["Frage", "Zusatz"], "answer": ["Antwort"], "system": ["Rolle"],
+    "context": ["Text"], "topic": ["Thema"],
+}  # fmt: skip
+
+
+def test_chosen_parts_outlive_an_edit_and_every_download(tmp_path: Path) -> None:
+    path = tmp_path / "class.csv"
+    path.write_text(PASSAGE, "utf-8")
+    version = Version.of(read_file(path, columns=PARTS)).edit(1, "Thema", "science")
+    (first, second), _ = version.examples()
+    assert [t.content for t in first.turns] == [
+        "Be brief.", "Rome fell.\n\nWhy?\nIn two words.", "Bad kings."
+    ]  # fmt: skip
+    assert (first.topic, second.topic) == ("history", "science")
+    for name, write in (("e.csv", to_csv), ("e.xlsx", to_xlsx), ("e.jsonl", to_jsonl)):
+        (tmp_path / name).write_bytes(write(version))
+        back = read_file(tmp_path / name, columns=version.parts).examples
+        assert [(e.turns, e.topic) for e in back] == [(e.turns, e.topic) for e in (first, second)]
+
+
+def test_conversations_are_one_wide_row_in_a_table(tmp_path: Path) -> None:
+    line = (
+        '{"topic": "logic", "messages": [{"role": "system", "content": "s"},'
+        ' {"role": "user", "content": "q1"}, {"role": "assistant", "content": "a1"},'
+        ' {"role": "user", "content": "q2"}, {"role": "assistant", "content": "a2"}]}\n'
+        '{"messages": [{"role": "user", "content": "q3"},'
+        ' {"role": "assistant", "content": "a3"}]}\n'
+    )
+    version = Version.of(read_text(line, tmp_path, "talk.jsonl")).edit(0, "answer", "better")
+    for name, write in (("e.csv", to_csv), ("e.xlsx", to_xlsx), ("e.jsonl", to_jsonl)):
+        (tmp_path / name).write_bytes(write(version))
+        found = read_file(tmp_path / name).examples
+        assert [([t.content for t in e.turns], e.topic) for e in found] == [
+            (["s", "q1", "a1", "q2", "better"], "logic"), (["q3", "a3"], "")
+        ], name  # fmt: skip
+
+
+def test_the_names_of_sheets_stay_topics(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    book.active.title = "Unit 1"
+    for sheet in (book.active, book.create_sheet("Unit 2")):
+        sheet.append(["question", "answer"])
+        sheet.append([f"{sheet.title}?", "yes"])
+    book.save(tmp_path / "units.xlsx")
+    version = Version.of(read_file(tmp_path / "units.xlsx", sheet="*"))
+    saved = save(version.edit(0, "answer", "no"), tmp_path / "saved")
+    assert saved.suffix == ".csv"
+    found = read_file(saved, columns=version.parts).examples
+    assert [(e.answer, e.topic) for e in found] == [("no", "Unit 1"), ("yes", "Unit 2")]

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from core.config import DataConfig, RunConfig, columns_text
 from core.data import versions
 from core.data.edit import Version
 from core.data.health import check
 from core.data.ingest import read_file
-from core.errors import DataError
+from core.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -116,3 +117,26 @@ def test_of_rows_that_repeat_only_the_surplus_differs(first: Version) -> None:
     twice = first.add(dict(zip(first.columns, first.rows[0], strict=True)))
     assert versions.diff(first, twice).added == (first.rows[0],)
     assert versions.diff(twice, first).removed == (first.rows[0],)
+
+
+def test_a_version_keeps_the_columns_of_all_parts(tmp_path: Path) -> None:
+    path = tmp_path / "class.csv"
+    path.write_text("Q,More,Text,A,Rolle\na?,really?,x,b,Be kind.\n", "utf-8")
+    parts = {"question": ("Q", "More"), "context": ("Text",), "answer": ("A",), "system": ()}
+    first = Version.of(read_file(path, columns=parts))
+    saved = kept(first, tmp_path / "v")
+    again = versions.load(saved)
+    assert (again.parts, again.id, saved.parts) == (first.parts, first.id, first.parts)
+    data = DataConfig(columns=columns_text(saved.parts))
+    learned = read_file(saved.path, **data.reading()).examples
+    assert [e.turns for e in learned] == [e.turns for e in first.examples()[0]]
+    assert learned[0].turns[0].content == "x\n\na?\nreally?"
+
+
+def test_columns_are_settings_of_one_line_each() -> None:
+    parts = {"question": ("Frage", "a=b, c"), "system": (), "topic": ("Thema",)}
+    data = DataConfig(columns=columns_text(parts))
+    assert data.parts == parts
+    assert RunConfig.from_json(RunConfig(data=data).to_json()).data == data
+    with pytest.raises(ConfigError, match="does not name the column"):
+        _ = DataConfig(columns="Frage").parts

@@ -10,6 +10,7 @@ from core.errors import ConfigError, StudioError
 from core.layers.lora import AdapterLinear
 from core.modelload import load_dense
 from core.runs import operations
+from core.runs.examination import STEPS
 from core.runs.residents import Residents
 from core.runs.serve import Request
 
@@ -146,6 +147,10 @@ def test_a_class_is_examined_with_the_model_s_tokenizer(model, tmp_path):
     assert "<|im_end|>" in tokens["control"]
     assert result["refusal"] is None
     assert said[-1]["phase"] == "health"
+    assert list(dict.fromkeys(s["detail"] for s in said)) == list(STEPS)  # what it is doing
+    shares = [s["share"] for s in said]
+    assert shares == sorted(shares)
+    assert shares[-1] >= STEPS["lengths"]
     config["train"]["max_length"] = 64
     path.write_text("question,answer\n" + f"{'long ' * 99}?,yes\n" * 2, "utf-8")
     refusal = asked("health", config=config)[0]["refusal"]

@@ -13,7 +13,7 @@ from core.home import CHECKOUT
 from studio.api import Downloads
 from studio.backend import Backend
 from studio.door import take_port
-from studio.guard import MAX_BODY_BYTES
+from studio.guard import MAX_BODY_BYTES, MAX_UPLOAD_BYTES
 
 
 def test_health(client: TestClient) -> None:
@@ -64,6 +64,9 @@ def test_every_answer_has_the_headers(client: TestClient, path: str) -> None:
 def test_a_body_over_the_limit_is_refused_before_it_is_read(client: TestClient) -> None:
     headers = {"content-length": str(MAX_BODY_BYTES + 1)}
     assert client.post("/api/runs", headers=headers).status_code == 413
+    assert client.post("/en/gradio_api/upload", headers=headers).status_code != 413
+    headers = {"content-length": str(MAX_UPLOAD_BYTES + 1)}
+    assert client.post("/en/gradio_api/upload", headers=headers).status_code == 413
 
 
 def test_a_body_without_declared_length_is_cut_off(client: TestClient) -> None:

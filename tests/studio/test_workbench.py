@@ -10,15 +10,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import openpyxl
 import pytest
 from starlette.testclient import TestClient
 
 from core.config import RunConfig
 from core.data.ingest import read_file
-from core.errors import DataError
-from studio import draft, library
+from core.data.ingest.stream import Progress
+from core.data.messages import problem
+from core.errors import DataError, Stopped
+from core.runs.examination import STEPS
+from studio import draft, imports, library
 from studio.backend import Backend
-from studio.pages.data import ALL, Page
+from studio.pages import data_parts as parts
+from studio.pages.data import ALL, Page, mapped
+from studio.tasks import Task
 from studio.text import LANGUAGES, Words
 from studio.workbench import LEFT_OUT, Bench
 
@@ -315,3 +321,152 @@ def test_a_check_that_nobody_waits_for_is_cancelled(
     assert len(list(page.check())) >= 1
     assert closed.wait(5)
     assert list(shown) == []
+
+
+PASSAGE = (
+    "Rolle,Text,Frage,Zusatz,Antwort,Thema\n"
+    "Be brief.,Rome fell.,Why?,In two words.,Bad kings.,history\n"
+    ",Water boils.,When?,,At 100 C.,physics\n"
+)
+
+
+@pytest.fixture
+def passages(page: Page, tmp_path: Path) -> Page:
+    """The page with a class that has more columns than question and answer."""
+    path = tmp_path / "passages.csv"
+    path.write_text(PASSAGE, "utf-8")
+    library.choose(path, "passages.csv")
+    return page
+
+
+def read_now() -> list[list[str]]:
+    """What a run would learn now: the turns of every example, and its topic."""
+    data = draft.load().data
+    found = read_file(data.path, **data.reading()).examples
+    return [[*(t.content for t in e.turns), e.topic] for e in found]
+
+
+def choose(page: Page, **menus: list[str]) -> list[Any]:
+    names = ("question_more", "answer_more", "context", "system", "topic", "options", "earlier")
+    more = [menus.get(name, []) for name in names]
+    return page.read_as(
+        menus.get("sheet", ""), menus.get("question", "Frage"), "Antwort", "", *more
+    )
+
+
+def test_columns_of_every_part_are_chosen_and_outlive_an_edit(passages: Page) -> None:
+    choose(passages, question_more=["Zusatz"], context=["Text"], system=["Rolle"], topic=["Thema"])
+    first = ["Be brief.", "Rome fell.\n\nWhy?\nIn two words.", "Bad kings.", "history"]
+    second = ["Water boils.\n\nWhen?", "At 100 C.", "physics"]
+    assert read_now() == [first, second]
+    view = passages.view()
+    shown = table(passages, view)
+    shown[1][5] = "At 99 C."
+    passages.save(number(view), shown)
+    second[1] = "At 99 C."
+    assert read_now() == [first, second]
+    assert "versions" in draft.load().data.path
+    assert "Bad kings." in str(passages.view()[-1])  # the first rows as they are learned
+
+
+def test_a_column_leaves_the_part_that_had_it() -> None:
+    before = {"question": ("Q",), "answer": ("A",), "topic": ("T",), "wrong": ("W",)}
+    wanted = {"question": ("T", "Q"), "answer": ("W",), "topic": ("T",), "system": ()}
+    assert mapped(before, wanted) == {
+        "question": ("T", "Q"), "answer": ("W",), "topic": (), "wrong": (), "system": ()
+    }  # fmt: skip
+    assert "question" not in mapped(before, {"question": (None,)})  # it is guessed again
+
+
+def test_a_guessed_encoding_is_shown_with_its_lines_and_can_be_changed(
+    page: Page, tmp_path: Path
+) -> None:
+    path = tmp_path / "class.csv"
+    path.write_bytes("问题,答案\n法国的首都是哪里？,巴黎在塞纳河\n".encode("gb18030"))
+    library.choose(path, "class.csv")
+    shown = str(page.view()[-2])
+    assert 'value="gb18030" checked' in shown
+    assert "法国的首都是哪里" in shown
+    page.read_in(pressed("cp1252"))
+    assert draft.load().data.encoding == "cp1252"
+    assert 'value="gb18030"' in str(page.view()[-2])  # the way back
+    assert 'value="cp1252" checked' in str(page.view()[-2])
+
+
+def test_all_sheets_or_one_of_them_can_be_read(page: Page, tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    for title in ("One", "Two"):
+        sheet = book.create_sheet(title)
+        sheet.append(["question", "answer"])
+        sheet.append([f"{title}?", title])
+    del book["Sheet"]
+    book.save(tmp_path / "units.xlsx")
+    library.choose(tmp_path / "units.xlsx", "units.xlsx")
+    menu = page.view()[5]
+    assert [value for _, value in menu.choices] == ["*", "One", "Two"]
+    assert menu.value == "*"
+    none: list[list[str]] = [[]] * 7
+    page.read_as("Two", "question", "answer", "", *none)
+    assert [turns[:2] for turns in read_now()] == [["Two?", "Two"]]
+    page.read_as("*", "question", "answer", "", *none)
+    assert [turns[-1] for turns in read_now()] == ["One", "Two"]  # the sheets are topics
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_large_file_is_imported_shown_and_checked_but_not_edited(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, language: str
+) -> None:
+    page = Page(page.backend, Words(language))
+    before = draft.load()
+    monkeypatch.setattr(library, "LARGEST", 20)
+    path = tmp_path / "big.csv"
+    path.write_text("question,answer\na?,b\nc?,d\n", "utf-8")
+    taken = page.take_upload(str(path))
+    assert draft.load() == before  # until it is there
+    assert len(taken) == len(page._unchanged())
+    assert "big.csv" in str(parts.importing("big.csv", {"share": 0.5}, page.words))
+    assert list(page.watch_import())[-1] == ""
+    view = page.view_imported()
+    assert "import-" in draft.load().data.path
+    assert [row[1:] for row in table(page, view)] == [["a?", "b"], ["c?", "d"]]
+    assert len(view) == len(page._unchanged())
+    assert page.view_imported() == page._unchanged()  # it is told once
+    assert len(list(page.check())) >= 1
+    for refused in (page.mend(pressed("fix:health.email")), page.save(0, [])):
+        assert page.words.problem(problem("large.not_edited")).what in str(refused[0])
+    choose(page, question="answer")  # read in another way: imported again
+    assert list(page.watch_import())[-1] != ""  # of "Antwort" there is no column
+
+
+def test_an_import_that_is_stopped_leaves_the_class_as_it_was(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = threading.Event()
+
+    def endless(*_: Any, should_stop: Any, progress: Any, **__: Any) -> None:
+        asked.set()
+        while not should_stop():
+            progress(Progress(10, 1, 100, 1.0))
+            time.sleep(0.01)
+        raise Stopped("The import was stopped; nothing was kept.", code="import.stopped")
+
+    monkeypatch.setattr(library, "LARGEST", 20)
+    monkeypatch.setattr(imports.large, "import_isolated", endless)
+    path = tmp_path / "big.csv"
+    path.write_text("question,answer\na?,b\nc?,d\ne?,f\n", "utf-8")
+    before = draft.load()
+    page.take_upload(str(path))
+    shown = page.watch_import()
+    assert "big.csv" in next(shown)
+    assert asked.wait(5)
+    page.cancel_import()
+    assert list(shown)[-1] == ""
+    assert page.view_imported() == page._unchanged()
+    assert draft.load() == before
+
+
+def test_the_check_says_what_it_is_doing(page: Page) -> None:
+    said = [parts.checking(Task(progress={"share": s, "detail": d}), page.words)
+            for d, s in STEPS.items()]  # fmt: skip
+    assert len(set(said)) == len(STEPS)
+    assert "starting" in parts.checking(Task(), page.words)

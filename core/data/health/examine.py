@@ -20,7 +20,7 @@ from core.errors import Problem
 LONG = 2048  # characters of English that make about 512 tokens
 FOREIGN = 3  # a character outside ASCII takes about as many tokens as three within
 MOST_NEAR = 10_000  # examples whose near duplicates are looked for while a file is read
-_STEP = 2048
+_STEP = 256  # examples between two reports of progress
 
 _PLACEHOLDER = re.compile(r"[\s\W_]*(?:todo|tbd|待补充|待定|略|暂无)?[\s\W_]*", re.IGNORECASE)
 _SIGNS = {

@@ -70,11 +70,20 @@ def fixed(
     if fix in _ROWS_GO:
         return version.remove(rows)
     if code == "tokens.truncated":
-        kept = kept or {}
-        column = version.mapping["answer"]
-        at = version.columns.index(column)
-        cells = {i: shortened(version.rows[i][at], kept[i]) for i in rows if i in kept}
-        return version.edit_many({(i, column): text for i, text in cells.items()})
+        return _shortened(version, {i: n for i, n in (kept or {}).items() if i in rows})
     if code == "health.control_words":
         return version.rewrite(rows, letters.without_words(letters.control_words(tokens)))
     return version.rewrite(rows, _MEND.get(code) or partial(masked, code=code))
+
+
+def _shortened(version: Version, kept: Mapping[int, int]) -> Version:
+    """Cut answers down to whole sentences; of several columns the last ones give way first."""
+    columns = version.parts.get("answer") or (version.mapping["answer"],)
+    cells: dict[tuple[int, str], str] = {}
+    for i, room in kept.items():
+        for column in columns:
+            text = version.rows[i][version.columns.index(column)]
+            cut = shortened(text, max(room, 0)) if len(text) > room else text
+            cells[i, column] = cut
+            room -= len(text) + 1  # a line break joins them
+    return version.edit_many(cells)

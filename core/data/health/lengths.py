@@ -16,7 +16,7 @@ from core.errors import DataError, Problem
 
 BARS = 24  # of the histogram, at most
 UNLIMITED = 1 << 30
-_STEP = 256
+_STEP = 64  # examples between two reports of progress
 _SENTENCE_END = re.compile(r"[.!?。！？；;…]+[\"'”’）)」』]*(?=\s|$)|[。！？；…]+[”’）」』]*|\n")
 
 

@@ -44,6 +44,8 @@ SEVERAL = {"question", "answer", "context", "system", "topic", "options", "corre
 CHOSEN, EXACT, CONTAINED, CONTENT, PLACE = 1.0, 0.9, 0.7, 0.5, 0.3
 SAMPLE = 200  # rows that a guess looks at
 LONGEST_NAME = 60  # characters of a header's cell
+LONGEST_WORD = 8  # mean characters of the questions in a list of words
+CLEARLY = 3  # times as long
 
 _NO_TEXT = re.compile(
     r"\b(id|no|nr|type|index|number|date|time|count|length)\b|编号|序号|类型|题型|日期|分数|分值|难度"
@@ -312,7 +314,23 @@ def _guess_pair(guess: _Guess) -> None:
         guess.put("question", (_next_text(guess, after=-1),), PLACE)
     if "answer" not in guess.parts and "correct" not in guess.parts:
         guess.give_way(1)
-        guess.put("answer", (_next_text(guess, after=guess.parts["question"][-1]),), PLACE)
+        guess.put("answer", (_answer_by_content(guess),), PLACE)
+
+
+def _answer_by_content(guess: _Guess) -> int:
+    """Return the next column of texts; of a list of words the one with the longest texts.
+
+    In lists of words (our interpretation: what is asked has one word or two) further columns hold
+    how a word is said, its kind, its root; what explains it is the longest.
+    """
+    asked = guess.parts["question"][-1]
+    following = _next_text(guess, after=asked)
+    if len(guess.parts["question"]) > 1 or not 0 < _mean_length(guess.cells(asked)) <= LONGEST_WORD:
+        return following
+    free = [i for i in range(len(guess.columns)) if i not in guess.taken() and guess.is_used(i)]
+    longest = max(free, key=lambda i: _mean_length(guess.cells(i)), default=following)
+    clear = _mean_length(guess.cells(longest)) >= CLEARLY * _mean_length(guess.cells(following))
+    return longest if clear else following
 
 
 def _only_numbers(cells: Sequence[str]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from core.data.ingest.json_text import Number, Record
+from core.data.ingest.names import TOPIC, normal_name
 from core.data.ingest.table import clean_text, is_text
 from core.data.messages import Findings
 from core.data.types import ROLES, Example, Turn
@@ -87,10 +88,18 @@ def conversation(record: Record, key: str, findings: Findings) -> Example | None
         system = record.value.get("system")
         if isinstance(system, str) and system.strip():
             turns.insert(0, Turn("system", clean_text(system)))
-        return Example(tuple(_in_order(turns, record.where, findings)), record.where)
+        ordered = tuple(_in_order(turns, record.where, findings))
+        return Example(ordered, record.where, _topic(record))
     except _LeftOutError as error:
         findings.add(error.code, record.where, **error.values)
         return None
+
+
+def _topic(record: Record) -> str:
+    """Return what a record says it is about."""
+    said = next((v for k, v in record.value.items() if normal_name(k) in TOPIC), "")
+    text = clean_text(said).strip() if isinstance(said, str) else ""
+    return text if is_text(text) else ""
 
 
 def preference(record: Record, findings: Findings) -> Example | None:
@@ -102,7 +111,7 @@ def preference(record: Record, findings: Findings) -> Example | None:
     before = prompt if isinstance(prompt, list) else []
     if isinstance(prompt, str) and not any(m.get("role") == "user" for m in chosen if m):
         before = [{"role": "user", "content": prompt}]
-    joined = Record({"messages": [*before, *chosen]}, record.where)
+    joined = Record({**record.value, "messages": [*before, *chosen]}, record.where)
     return conversation(joined, "messages", findings)
 
 

@@ -8,16 +8,18 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 from core.data.ingest.columns import names_pair
 from core.data.ingest.table import Row
 from core.data.messages import Findings
 
-DELIMITERS = ",;\t|"
+DELIMITERS = (",", ";", "\t", "|", "::")
 SAMPLE_LINES = 200
 _RULE = re.compile(r":?-{2,}:?")
-NAMES = {",": "csv", ";": "csv", "\t": "tsv", "|": "csv"}
+NAMES = {",": "csv", ";": "csv", "\t": "tsv", "|": "csv", "::": "csv"}
+_UNIT = "\x1f"  # stands for a delimiter of two characters, which csv does not know
 
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a C long on Windows
 
@@ -30,16 +32,45 @@ class Dialect:
     width: int
     escape: bool = False
     skip_space: bool = False
+    quote: str = '"'
 
     def reader(self, lines: list[str]) -> Iterator[list[str]]:
         """Return ``csv.reader`` over lines; it counts them in ``line_num``."""
+        one = len(self.delimiter) == 1
         return csv.reader(
-            lines,
-            delimiter=self.delimiter,
+            lines if one and self.quote == '"' else [self.written(line) for line in lines],
+            delimiter=self.delimiter if one else _UNIT,
+            quotechar=self.quote,
             skipinitialspace=self.skip_space,
             escapechar="\\" if self.escape else None,
             doublequote=True,
         )
+
+    def written(self, line: str) -> str:
+        """Return a line as ``csv`` can read it.
+
+        In single quotation marks an apostrophe is doubled, unless it stands where a cell begins or
+        ends.
+        """
+        if self.quote == "'":
+            line = _apostrophe(self.delimiter).sub("''", line)
+        return line if len(self.delimiter) == 1 else line.replace(self.delimiter, _UNIT)
+
+
+@cache
+def _apostrophe(delimiter: str) -> re.Pattern[str]:
+    """Return what an apostrophe inside a cell looks like: nothing around it ends the cell."""
+    d = re.escape(delimiter)
+    return re.compile(rf"(?<=.)(?<!')(?<!{d})(?<!{d} )'(?! ?{d})(?!['\r\n])(?=.)", re.DOTALL)
+
+
+def _in_single_quotes(sample: list[str], delimiter: str) -> bool:
+    """Say whether nearly all lines are cells in single quotation marks."""
+    lines = [line.strip() for line in sample if line.strip()]
+    body = lines if lines and lines[0].startswith("'") else lines[1:]  # a header may have none
+    between = re.compile(f"' ?{re.escape(delimiter)} ?'")
+    quoted = sum(x[:1] == "'" and x[-1:] == "'" and bool(between.search(x)) for x in body)
+    return quoted >= 2 and quoted >= 0.8 * len(body)
 
 
 def read_rows(text: str, findings: Findings) -> tuple[list[Row], str]:
@@ -72,6 +103,10 @@ def find_dialect(lines: list[str], hinted: str = "") -> Dialect:
     sample = lines[:SAMPLE_LINES]
     delimiters = hinted or DELIMITERS
     best = max((_tried(sample, Dialect(d, 0)) for d in delimiters), key=lambda t: t[0])[1]
+    if _in_single_quotes(sample, best.delimiter):
+        spaced = any(f"'{best.delimiter} '" in line for line in sample)
+        quoted = Dialect(best.delimiter, best.width, skip_space=spaced, quote="'")
+        return _tried(sample, quoted)[1]
     variants = [best]
     if any(f'{best.delimiter} "' in line for line in sample):
         variants.insert(0, Dialect(best.delimiter, best.width, skip_space=True))
@@ -87,7 +122,7 @@ def _tried(sample: list[str], dialect: Dialect) -> tuple[tuple[bool, float, int]
     width = max(counts, key=lambda n: (counts[n] if n > 1 else 0, n), default=1)
     regular = counts[width] / len(records) if width > 1 else 0.0
     header = any(names_pair(r) for r in records[:20])
-    found = Dialect(dialect.delimiter, width, dialect.escape, dialect.skip_space)
+    found = replace(dialect, width=width)
     return (header, regular, len(records)), found
 
 
@@ -130,5 +165,5 @@ def records(
 
 
 def _swallowed(cells: list[str], raw: list[str], dialect: Dialect) -> bool:
-    odd = sum(line.count('"') for line in raw) % 2 == 1
+    odd = sum(dialect.written(line).count(dialect.quote) for line in raw) % 2 == 1
     return odd or (len(cells) != dialect.width and len(raw) > 2)

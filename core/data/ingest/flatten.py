@@ -54,14 +54,30 @@ def _leaves(value: dict[str, Any], depth: int = 0) -> Iterator[tuple[str, str]]:
         if text is not None:
             yield key, text
             continue
-        if isinstance(inner, list) and len(inner) == 1:
-            inner = inner[0]
-        if not isinstance(inner, dict) or depth == DEEPEST:
+        if depth == DEEPEST:
             continue
-        for name, leaf in _leaves(inner, depth + 1):
+        for name, leaf in _inner(inner, depth + 1):
             unique = f"{key}.{name}" if name in seen else name
             seen.add(unique)
             yield unique, leaf
+
+
+def _inner(value: Any, depth: int) -> Iterator[tuple[str, str]]:
+    """Yield what an object says, or a few of them: their different texts, joined under each key.
+
+    Objects that are questions with answers themselves are not mixed with each other.
+    """
+    objects = value if isinstance(value, list) else [value]
+    if len(objects) > MOST_ITEMS or not all(isinstance(o, dict) for o in objects):
+        return
+    if len(objects) > 1 and any(names_pair([*o]) for o in objects):
+        return
+    said: dict[str, dict[str, None]] = {}
+    for one in objects:
+        for name, leaf in _leaves(one, depth):
+            said.setdefault(name, {})[leaf] = None
+    for name, texts in said.items():
+        yield name, "; ".join(filter(None, texts))
 
 
 def _text(key: str, value: Any) -> str | None:

@@ -15,6 +15,7 @@ from core.errors import DataError
 
 LONG_NUMBER = 300  # digits from which a number is pointed out
 DEEPEST = 50  # levels of nesting
+FRAME = ("", "[", "]", "],")  # lines of a list whose objects stand on lines of their own
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ def read_json(text: str, findings: Findings) -> list[Record]:
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and text.lstrip()[:1] == "{":
             return _one_after_another(text, findings)
+        if _by_line(text):
+            return read_jsonl(text, findings)
         raise _syntax_error(text, error) from error
     except (_TooDeepError, RecursionError) as error:
         raise data_error("json.too_deep", "line 1") from error
@@ -54,6 +57,16 @@ def read_json(text: str, findings: Findings) -> list[Record]:
     for code, values in notes:  # the parser does not say in which item
         findings.add(code, "", **values)
     return records
+
+
+def _by_line(text: str) -> bool:
+    """Say whether a text that is no JSON as a whole has a whole object or list on each line.
+
+    Only commas between the lines may be missing: other faults are told with line and column.
+    """
+    lines = [line.strip() for line in text.split("\n") if line.strip() not in FRAME]
+    whole = all(x[:1] + x.rstrip(",")[-1:] in ("{}", "[]") for x in lines)
+    return len(lines) > 1 and whole and not lines[-1].endswith(",")
 
 
 def read_jsonl(text: str, findings: Findings) -> list[Record]:
@@ -67,7 +80,7 @@ def read_jsonl(text: str, findings: Findings) -> list[Record]:
     single = sum(bool(line.strip()) for line in lines) == 1
     failed: Exception | None = None
     for number, line in enumerate(lines, 1):
-        if not line.strip():
+        if line.strip() in ("", *(() if single else FRAME)):
             continue
         try:
             value = line_value(line, number, findings)
@@ -78,7 +91,7 @@ def read_jsonl(text: str, findings: Findings) -> list[Record]:
             listed = _list_in(value, findings)
             if listed and listed[0] is not value:
                 return list(_objects(listed, findings, "item"))
-        records += _objects([value], findings, "line", number)
+        records += records_in(value, number, findings)
     if not records and failed:
         raise failed
     return records
@@ -93,7 +106,7 @@ def line_value(line: str, number: int, findings: Findings) -> Any:
     where = f"line {number}"
     notes: list[tuple[str, dict[str, object]]] = []
     try:
-        value = _loads(line, notes)
+        value = _loads(_without_comma(line), notes)
     except json.JSONDecodeError as error:
         findings.add("json.bad_line", where, fault=_fault(error), column=error.colno)
         raise _syntax_error(line, error, number) from error
@@ -106,8 +119,17 @@ def line_value(line: str, number: int, findings: Findings) -> Any:
 
 
 def records_in(value: Any, number: int, findings: Findings) -> Iterator[Record]:
-    """Yield the record that a line's value is."""
+    """Yield the record that a line's value is, or those of the list that it is."""
+    listed = isinstance(value, list) and not _are_messages(value)
+    if listed and value and all(map(_is_object, value)):
+        return (Record(v, f"line {number}") for v in value)
     return _objects([value], findings, "line", number)
+
+
+def _without_comma(line: str) -> str:
+    """Return a line without the comma that stood before the next object of a list."""
+    text = line.rstrip()
+    return text[:-1] if text.endswith(("},", "],")) else line
 
 
 class _Parser:
@@ -296,8 +318,8 @@ def _one_after_another(text: str, findings: Findings) -> list[Record]:
     decoder = json.JSONDecoder()
     records: list[Record] = []
     at = 0
-    while text[at:].strip():
-        at += len(text[at:]) - len(text[at:].lstrip())
+    while text[at:].strip(" \t\r\n,"):
+        at += len(text[at:]) - len(text[at:].lstrip(" \t\r\n,"))
         try:
             _, end = decoder.raw_decode(text, at)
         except ValueError as error:

@@ -11,9 +11,9 @@ SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xlsm", ".xls", ".xlsb", "
             ".parquet", ".json", ".jsonl", ".ndjson",
             ".html", ".htm",
             # questions (question_formats.py)
-            ".xml", ".qti", ".zip", ".imscc", ".gift", ".aiken", ".md", ".markdown", ".text",
-            ".apkg", ".colpkg", ".anki2", ".anki21", ".yml", ".yaml", ".docx", ".docm", ".pdf",
-            ".rmd", ".rnw")  # fmt: skip
+            ".xml", ".qti", ".zip", ".imscc", ".mbz", ".gift", ".aiken", ".md", ".markdown",
+            ".text", ".apkg", ".colpkg", ".anki2", ".anki21", ".yml", ".yaml", ".docx", ".docm",
+            ".pdf", ".rmd", ".rnw")  # fmt: skip
 ACCEPTED = (
     "CSV, TSV, XLSX, XLS, ODS, JSON, JSONL, Parquet, Moodle XML, GIFT, Aiken, QTI, Anki packages, "
     "Word documents (DOCX), Markdown, PDF and text"

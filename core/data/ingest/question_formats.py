@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from core.data.ingest import anki, cards, delimited, dialogue, gift, moodle, qti, rexams
+from core.data.ingest import anki, backup, cards, delimited, dialogue, gift, moodle, qti, rexams
 from core.data.ingest.archive import names_in
 from core.data.ingest.columns import names_pair
 from core.data.ingest.conversations import conversation
@@ -40,6 +40,8 @@ def binary_kind(data: bytes) -> str:
         return "pdf"
     if data.startswith(b"SQLite format 3\0"):
         return "anki_collection"
+    if backup.is_backup(data):
+        return "moodle_backup"
     if not data.startswith(b"PK"):
         return ""
     names = names_in(data)
@@ -164,6 +166,9 @@ FORMATS: dict[str, QuestionFormat] = {
     "xml": QuestionFormat("an XML file of questions", (".xml", ".qti"), _xml),
     "qti_package": QuestionFormat(
         "a package of questions (QTI)", (".zip", ".imscc"), _of_bytes(qti.read_package)
+    ),
+    "moodle_backup": QuestionFormat(
+        "a Moodle backup", (".mbz", ".tgz", ".gz"), _of_bytes(backup.read_backup)
     ),
     "gift": QuestionFormat("GIFT", (".gift", ".txt"), _of_text(gift.read_gift)),
     "aiken": QuestionFormat("Aiken", (".txt", ".aiken"), _of_lines("aiken")),

@@ -25,7 +25,7 @@ from core.data.ingest.questions import question_rows
 from core.data.ingest.sniff import binary_kind, text_kind
 from core.data.ingest.table import Row, Table, learn, make_table
 from core.data.messages import Findings, data_error, problem
-from core.data.types import Candidate, Example, ReadResult
+from core.data.types import EARLIER, Candidate, Example, ReadResult
 from core.errors import DataError
 
 LARGEST = 50 * 2**20  # bytes of a file
@@ -261,7 +261,7 @@ def _from_table(
 def _from_conversations(kind: str, encoding: str, examples: list[Example]) -> ReadResult:
     """Show a conversation as what was said before, its last question and its last answer."""
     earlier = any(len(e.prompt) > 1 for e in examples)
-    columns = ("earlier", "question", "answer") if earlier else ("question", "answer")
+    columns = (EARLIER, "question", "answer") if earlier else ("question", "answer")
 
     def cells(example: Example) -> tuple[str, ...]:
         before = "\n".join(f"{t.role}: {t.content}" for t in example.prompt[:-1])

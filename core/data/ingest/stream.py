@@ -20,7 +20,7 @@ from core.data.ingest import conversations, delimited, question_formats
 from core.data.ingest.columns import choose_columns
 from core.data.ingest.encoding import SAMPLE, decode
 from core.data.ingest.flatten import flat_rows
-from core.data.ingest.json_text import Record, line_value, records_in
+from core.data.ingest.json_text import FRAME, Record, line_value, records_in
 from core.data.ingest.label import clean_label, suffix_of
 from core.data.ingest.learner import Learner
 from core.data.ingest.parquet import records_of
@@ -324,9 +324,10 @@ def _learner(
 
 def _json_records(run: _Run, lines: Iterator[str]) -> Iterator[Record]:
     for number, line in enumerate(lines, 1):
-        run.rows += bool(line.strip())
+        used = line.strip() not in FRAME
+        run.rows += used
         run.tick()
-        if not line.strip():
+        if not used:
             continue
         try:
             value = line_value(line.rstrip("\r\n"), number, run.findings)

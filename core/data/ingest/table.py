@@ -25,7 +25,7 @@ SAMPLE = 1000  # rows that show how answers name options
 MOST_WORDS = 6  # of a column's name
 LONGEST_NAME = 30  # characters of a cell in the second row of a header
 
-_SPOKEN = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+_SPOKEN = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar", "::": "double colon"}
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _SENTENCE = re.compile(r"[;；。！!]|\w\.$")  # no column is called so

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from core.data.ingest.isolated import result_from_lines, result_to_lines
 from core.data.ingest.stream import import_rows
 from core.errors import StudioError
 
+TIMES = int(os.environ.get("FUZZ_EXAMPLES", "12")) / 12  # as for the readers of questions
 QUICK = settings(
-    max_examples=60,
+    max_examples=int(60 * TIMES),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -35,7 +37,7 @@ PIECES = st.sampled_from([
     ",", ";", "\t", "|", '"', "'", "\\", "\n", "\r", "\r\n", "\0", "question", "answer", "sep=;",
     "[", "]", "{", "}", ":", "<table>", "<tr>", "<td>", "</table>", "PAR1", "PK\x03\x04", "null",
     "NaN", "-1e999", '"messages"', '"role"', '"content"', "user", "assistant", "\ufeff", "=1+1",
-    "问题", "答案", "A.", "\u2028", "\ud800", "9" * 400, "[" * 60,
+    "问题", "答案", "A.", "\u2028", "\ud800", "9" * 400, "[" * 60, "::", "','", "'\n'", "},\n",
 ])  # fmt: skip
 BYTES = st.one_of(
     st.binary(max_size=300),
@@ -114,7 +116,7 @@ def test_any_table(tmp_path: Path, rows: list[list[str]]) -> None:
     is_read_or_refused(path)
 
 
-@settings(QUICK, max_examples=25)
+@settings(QUICK, max_examples=int(25 * TIMES))
 @given(ROWS, st.data())
 def test_any_workbook(tmp_path: Path, rows: list[list[str]], data: st.DataObject) -> None:
     book = openpyxl.Workbook()
@@ -194,7 +196,7 @@ def test_an_answer_names_options_that_are_there(options: list[str], answer: str)
     assert len(options_in(answer)) != 1
 
 
-@settings(QUICK, max_examples=20)
+@settings(QUICK, max_examples=int(20 * TIMES))
 @given(st.lists(st.tuples(CELL, CELL), min_size=1, max_size=30), st.integers(3, 9))
 def test_a_stream_in_any_windows_reads_what_the_whole_file_reads(
     tmp_path: Path, pairs: list[tuple[str, str]], size: int

@@ -249,3 +249,27 @@ def test_squad_comes_out_with_its_passages(tmp_path: Path) -> None:
 def test_other_ways_to_write_a_conversation(record: object, tmp_path: Path) -> None:
     result = read_json(tmp_path, [record])
     assert [[t.content for t in e.turns] for e in result.examples] == [["a?", "b"]]
+
+
+ONE, TWO = '{"question": "a?", "answer": "b"}', '{"question": "c?", "answer": "d"}'
+
+
+@pytest.mark.parametrize("name", ["class.json", "class.jsonl"])
+@pytest.mark.parametrize("text", [
+    f"[{ONE}]\n[{TWO}]\n",
+    f"[\n{ONE},\n{TWO}\n]\n",
+    f"[\n{ONE}\n{TWO}\n]\n",
+    f"{ONE},\n{TWO}\n",
+])  # fmt: skip
+def test_a_list_whose_objects_stand_on_lines(text: str, name: str, tmp_path: Path) -> None:
+    result = read_text(text, tmp_path, name)
+    assert [(e.question, e.answer) for e in result.examples] == [("a?", "b"), ("c?", "d")]
+    assert found(result) == {}
+
+
+def test_a_few_objects_inside_a_record_say_all_their_texts(tmp_path: Path) -> None:
+    forms = [{"t": "吧", "m": ["bar", "puff"]}, {"t": "吧", "m": ["a particle"]}]
+    result = read_json(tmp_path, [{"question": "吧", "answer": "x", "f": forms}])
+    assert dict(zip(result.columns, result.rows[0], strict=True)) == {
+        "question": "吧", "answer": "x", "t": "吧", "m": "bar; puff; a particle"
+    }  # fmt: skip

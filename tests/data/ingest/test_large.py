@@ -211,3 +211,16 @@ def test_the_library_datasets_opens_the_file(tmp_path: Path) -> None:
         "assert d[0]['messages'][1] == {'role': 'assistant', 'content': 'b'}, d[0]\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "e.arrow")], check=True)
+
+
+@pytest.mark.parametrize("text", [
+    '[\n{"question": "a?", "answer": "b"},\n{"question": "c?", "answer": "d"}\n]\n',
+    "question::answer\na?::b\nc?::d\n",
+    "'question','answer'\n'a?','b'\n'c?','d'\n",
+])  # fmt: skip
+def test_unusual_dialects_are_imported_as_they_are_read(text: str, tmp_path: Path) -> None:
+    path = tmp_path / ("class.jsonl" if text.startswith("[") else "class.csv")
+    path.write_text(text, "utf-8")
+    import_rows(path, tmp_path / "out.arrow")
+    assert tuple(ArrowExamples(tmp_path / "out.arrow")) == read_file(path).examples
+    assert len(read_file(path).examples) == 2

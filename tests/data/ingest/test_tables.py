@@ -258,3 +258,25 @@ def test_a_first_row_that_is_a_sentence_is_no_header(first: str, tmp_path: Path)
     result = read_text(f"{first}\nx\ty z\tw\n", tmp_path, "c.tsv")
     assert len(result.examples) == 2
     assert "table.no_header" in codes(result)
+
+
+@pytest.mark.parametrize("text", [
+    "'question','answer'\n'What's a noun, then?','A word, it''s'\n'Two?','b'\n",
+    "question;answer\n'What's a noun, then?'; 'A word, it's'\n'Two?'; 'b'\n",
+    "question::answer\nWhat's a noun, then?::A word, it's\nTwo?::b\n",
+])  # fmt: skip
+def test_single_quotation_marks_and_double_colons(text: str, tmp_path: Path) -> None:
+    expected = [("row 2", "What's a noun, then?", "A word, it's"), ("row 3", "Two?", "b")]
+    assert learned(read_text(text, tmp_path)) == expected
+
+
+def test_an_apostrophe_at_the_start_of_a_cell_is_no_quotation_mark(tmp_path: Path) -> None:
+    found = learned(read_text("question,answer\nWho?,'Tis I\nWhat?,'Twas it'\n", tmp_path))
+    assert [answer for _, _, answer in found] == ["'Tis I", "'Twas it'"]
+
+
+def test_a_list_of_words_is_answered_by_its_longest_texts(tmp_path: Path) -> None:
+    text = "s,r,m\n爱,爫,to love; to be fond of\n八,八,eight; the number 8\n白,白,white and clear\n"
+    assert read_text(text, tmp_path).mapping == {"question": "s", "answer": "m"}
+    longer = "x,y,z\nWho wrote Faust?,Goethe,He worked on it all his life in Weimar\n" * 2
+    assert read_text(longer, tmp_path).mapping["answer"] == "y"

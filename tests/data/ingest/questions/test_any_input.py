@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sqlite3
+import tarfile
 import time
 import zipfile
 from xml.sax.saxutils import escape
@@ -237,6 +238,7 @@ def test_a_text_of_a_formats_pieces_is_read_or_refused(kind: str) -> None:
 @pytest.mark.parametrize("kind", BINARIES)
 def test_bytes_of_any_kind_are_refused_in_a_sentence(kind: str) -> None:
     starts = {"pdf": b"%PDF-1.4\n", "anki_collection": b"SQLite format 3\0"}
+    starts["moodle_backup"] = b"\x1f\x8b\x08\0"
 
     @FEW
     @given(st.binary(max_size=300))
@@ -316,6 +318,44 @@ def test_damaged_packages_are_read_or_refused(kind: str, changes: list[tuple[int
         data[place % len(data)] = value
     binary_kind(bytes(data))
     read(kind, bytes(data), "")
+
+
+BANK = ["question_bank_entry", "question_versions", "version", "questions", "question", "qtype",
+        "questiontext", "answers", "answer", "answertext", "fraction", "match", "multianswer",
+        "sequence", "numerical_record", "tolerance", "parent", "single", "name"]  # fmt: skip
+SAID = ["multichoice", "match", "multianswer", "numerical", "{#1} {#9}", "1,2", "1.0", "-1e999",
+        "0", "{1:SA:=a}", "&lt;b&gt;", "$@NULL@$", ""]  # fmt: skip
+
+
+@FEW
+@given(
+    st.recursive(
+        st.sampled_from(SAID),
+        lambda c: st.builds(
+            element,
+            st.sampled_from(BANK),
+            st.fixed_dictionaries({}, optional={"id": st.sampled_from(["1", "2"])}),
+            st.lists(c, max_size=6),
+        ),
+        max_leaves=30,
+    ),
+    st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=3),
+)
+def test_backups_of_any_bank_whole_or_damaged_are_read_or_refused(
+    inner: str, changes: list[tuple[int, int]]
+) -> None:
+    bank = f"<question_categories><question_category>{inner}</question_category>"
+    content = f"{bank}</question_categories>".encode()
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as files:
+        info = tarfile.TarInfo("questions.xml")
+        info.size = len(content)
+        files.addfile(info, io.BytesIO(content))
+    data = bytearray(archive.getvalue())
+    for place, value in changes:
+        data[place % len(data)] = value
+    binary_kind(bytes(data))
+    read("moodle_backup", bytes(data), "")
 
 
 def packed(parts: dict[str, bytes]) -> bytes:
