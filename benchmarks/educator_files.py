@@ -1,21 +1,18 @@
 """``python -m benchmarks.educator_files``: what each real question file gives, as a table in docs.
 
 Every file of ``../shared/data/educator_files`` is read as the studio reads an upload: in a child
-process of its own, with its limits. Writes ``docs/reference/educator-files.md``. ``--keep-seconds``
-reads in this process instead, without a limit of time, and leaves the seconds of the page as they
-were measured: for a machine that is too busy to measure.
+process of its own, with its limits. Writes ``docs/reference/educator-files.md``.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.data.ingest import read_file, read_isolated
+from core.data.ingest import read_isolated
 from core.errors import DataError, Problem
 from core.home import CHECKOUT
 
@@ -63,39 +60,24 @@ def files_in(folder: Path) -> list[Path]:
     return sorted(p for p in found if not p.name.endswith(".expected.json"))
 
 
-def outcomes(folder: Path, kept: Mapping[str, float] | None = None) -> Iterator[Outcome]:
-    """Read every file and yield what became of it.
-
-    Args:
-        folder: where the files are.
-        kept: seconds by name; given, files are read in this process, and these are told.
-    """
+def outcomes(folder: Path) -> Iterator[Outcome]:
+    """Read every file and yield what became of it."""
     for path in files_in(folder):
         name = path.relative_to(folder).as_posix()
         start = time.perf_counter()
         try:
-            result = read_isolated(path) if kept is None else read_file(path)
+            result = read_isolated(path)
         except DataError as error:
-            seconds = _seconds(name, start, kept)
+            seconds = time.perf_counter() - start
             reasons = [p for p in error.problems if p.code in _REASONS] or error.problems[:1]
             yield Outcome(name, "", 0, reasons[0].what, seconds)
         else:
-            seconds = _seconds(name, start, kept)
+            seconds = time.perf_counter() - start
             yield Outcome(
                 name, result.format, len(result.examples), _counted(result.problems), seconds
             )
 
 
-def _seconds(name: str, start: float, kept: Mapping[str, float] | None) -> float:
-    return time.perf_counter() - start if kept is None else kept[name]
-
-
-def seconds_in(page: str) -> dict[str, float]:
-    """Return the seconds of every file that a page tells."""
-    return {name: float(told) for name, told in _ROW.findall(page)}
-
-
-_ROW = re.compile(r"^\| `([^`]+)` \|.*\| ([\d.]+) \|$", re.MULTILINE)
 _REASONS = ("question.computed", "question.unknown_type", "html.template", "xml.manifest")
 
 
@@ -112,10 +94,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the files are")
     parser.add_argument("--out", type=Path, default=PAGE, help="the page that is written")
     parser.add_argument("--note", default="", help="a sentence on how the times were taken")
-    parser.add_argument("--keep-seconds", action="store_true", help="renew all but the seconds")
     options = parser.parse_args()
-    kept = seconds_in(options.out.read_text("utf-8")) if options.keep_seconds else None
-    found = list(outcomes(options.folder, kept))
+    found = list(outcomes(options.folder))
     read = [o for o in found if o.form]
     head = HEAD.format(
         read=len(read),

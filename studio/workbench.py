@@ -17,7 +17,7 @@ from core.config import DataConfig, RunConfig, columns_text
 from core.data import versions
 from core.data.edit import Version
 from core.data.health.fixes import fixed
-from core.data.messages import data_error
+from core.data.ingest import large
 from core.data.versions import Diff, Kept
 from core.errors import DataError
 from core.home import home
@@ -165,7 +165,7 @@ class Desk:
         with self._lock:
             path = Path(config.data.path)
             if library.is_large(config.data):
-                raise data_error("large.not_edited")
+                raise large.not_edited()
             key = (config.data, path.stat().st_mtime_ns if path.is_file() else 0)
             if self._bench is None or key != self._key:
                 kept = versions.version_at(path)

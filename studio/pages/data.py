@@ -11,10 +11,10 @@ from typing import Any
 import gradio as gr
 
 from core.config import DataConfig, RunConfig, columns_text
+from core.data.ingest import large
 from core.data.ingest.label import SUFFIXES
 from core.data.ingest.stream import Imported
 from core.data.ingest.workbook import ALL as EVERY_SHEET
-from core.data.messages import data_error
 from core.data.types import ReadResult
 from core.errors import Problem, StudioError
 from studio import draft, library
@@ -248,12 +248,12 @@ class Page:
 
     def _view_large(self, config: RunConfig) -> list[Any]:
         """Show a class that was imported: its first rows, which are not edited here."""
-        words, large = self.words, library.imported(config.data)
-        about = large.about
+        words, found = self.words, library.imported(config.data)
+        about = found.about
         columns, rows = about.columns, about.shown
         if not rows:  # conversations
             columns = PAIR
-            rows = [(e.question, e.answer) for e in large.examples[:FIRST]]
+            rows = [(e.question, e.answer) for e in found.examples[:FIRST]]
         shown = gr.Dataframe(
             value=[["", *row] for row in rows],
             headers=["", *columns],
@@ -276,7 +276,7 @@ class Page:
             *["", gr.Dropdown(choices=[(words("data.all_rows"), ALL)], value=ALL)],
             *_more_menus(about.columns, about.parts, words),
             "",
-            parts.learned(large.examples[:2], words),
+            parts.learned(found.examples[:2], words),
         ]
 
     def choose_sample(self, event: gr.EventData) -> list[Any]:
@@ -435,7 +435,7 @@ class Page:
         config = draft.load()
         try:
             if library.is_large(config.data):
-                raise data_error("large.not_edited")
+                raise large.not_edited()
             places = self._places(config, code)
             if what == "show" or not places:
                 return self.view(only=code if places else ALL)
@@ -695,7 +695,10 @@ def _more_menus(
     """Return the menus of joined columns and of the other parts; conversations have none."""
     joined = [list(found.get(part, ())[1:]) for part in PAIR]
     others = [list(found.get(part, ())) for part in PARTS]
-    menus = (gr.Dropdown(choices=list(columns), value=value) for value in (*joined, *others))
+    menus = [
+        gr.Dropdown(choices=list(columns), value=value, multiselect=True)
+        for value in (*joined, *others)
+    ]
     return [gr.Accordion(visible=bool(found)), *menus]
 
 

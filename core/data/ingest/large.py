@@ -24,7 +24,7 @@ from core.data.arrow import ArrowExamples
 from core.data.ingest.isolated import MEMORY_EXIT, error_from_json, problem_from_json
 from core.data.ingest.stream import Imported, Progress
 from core.data.messages import data_error
-from core.errors import Stopped
+from core.errors import DataError, Stopped
 from core.home import CHECKOUT
 from core.whole import sync_folder
 
@@ -126,6 +126,11 @@ def load(folder: Path, *, verify: bool = False) -> Large:
         return Large(ArrowExamples(path), from_json(tree["about"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise data_error("large.damaged", folder.name) from error
+
+
+def not_edited() -> DataError:
+    """Return why the rows of an imported class cannot be changed one by one."""
+    return data_error("large.not_edited")
 
 
 def summary(about: Imported) -> dict[str, Any]:
