@@ -30,7 +30,7 @@ PLAIN_PAIRS = {
     "pairs.r_drop": 0.0,
 }
 # Where the grids of the peers begin; those of ours begin at their defaults.
-PEER_RATES = {"full-head": 5e-5, "lora-head": 1e-3, "adalora-head": 5e-3}
+PEER_RATES = {"full-head": 5e-5, "lora-head": 1e-3, "adalora-head": 5e-3, "svd-head": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,9 @@ def _all() -> dict[str, Arm]:
         Arm("pairs-plain", "pairs", PLAIN_PAIRS, "method pairs with every improvement off"),
         Arm("full-head", "full-head", note="all weights and a head; torch"),
         Arm("lora-head", "lora-head", note="LoRA of PEFT and a head"),
+        Arm("lora-r1-head", "lora-head", {"adapter.rank": 1}, "LoRA of PEFT, rank 1, and a head"),
         Arm("adalora-head", "adalora-head", note="AdaLoRA of PEFT and a head"),
+        Arm("svd-head", "svd-head", note="singular values and row scales, and a head"),
         Arm("distill-answers", "distill", ANSWERS_ALONE, "the same student, answers alone"),
     ]
     return {arm.name: arm for arm in [*(Arm(m.id, m.id, note=m.title) for m in METHODS), *more]}
@@ -144,6 +146,12 @@ TABLES: dict[str, Table] = {
         ("lora", "lora-r1", "svd", "svd-additive"),
         ("sst2", "cola", "mrpc", "rte", "e2e"),
     ),
+    "s2-heads": Table(
+        "Singular values against LoRA, with a head",
+        ("lora-head", "lora-r1-head", "svd-head"),
+        ("sst2", "mrpc", "qqp-clusters", "rte"),
+        against="lora-head",
+    ),
     "s3": Table(
         "Direction penalty and balanced decay against AdamW alone",
         ("lora", "lora+anchor", "lora+decay", "lora+anchor+decay"),
@@ -154,7 +162,16 @@ TABLES: dict[str, Table] = {
     ),
     "s4": Table(
         "Same question? against full tuning, LoRA and AdaLoRA",
-        ("pairs", "pairs-plain", *PAIR_PEERS, "full", "lora", "adalora"),
+        (
+            "pairs",
+            "pairs-plain",
+            "full-head",
+            "lora-head",
+            "adalora-head",
+            "full",
+            "lora",
+            "adalora",
+        ),
         ("qqp", "qqp-clusters"),
         against="lora-head",
     ),

@@ -2,8 +2,8 @@
 
 The same base model, tokens, pooling, head, class weights, steps and tokens a step as method
 ``pairs``; but all weights train (``full-head``), or an adapter of PEFT does (``lora-head``,
-``adalora-head``), with one rate, alpha twice the rank and no dropout. The threshold is chosen on
-the same calibration pairs.
+``adalora-head``), with one rate, alpha twice the rank and no dropout, or the singular values of our
+method ``svd`` do (``svd-head``). The threshold is chosen on the same calibration pairs.
 """
 
 from __future__ import annotations
@@ -26,16 +26,21 @@ from benchmarks.adalora import trained_numbers
 from benchmarks.child import computing, write_result
 from benchmarks.settings import Job
 from core import modelload, models
+from core.adapters.basis import kept_basis, residual_of
 from core.adapters.peers import adalora_schedule, orthogonality
+from core.config import RunConfig
 from core.data.packing import Row, Schedule
 from core.data.pairs import PairSplit, load_pairs
 from core.device import device_of, peak_bytes
 from core.evaluate.binary import best_threshold, marks
+from core.layers.spectral import SpectralLinear
 from core.modelcheck import ENCODERS
 from core.objectives.classify import class_weights
 from core.pairs.model import PairEncoder, PairModel, Shape
 from core.pairs.run import ROW_TOKENS
 from core.pairs.train import probabilities
+from core.quant.schemes import Scheme
+from core.quant.weight import QuantizedWeight
 
 ALPHA = 2.0  # lora_alpha over rank, the usual choice
 WARM_UP, LAST_RATE = 0.06, 0.1
@@ -63,6 +68,18 @@ class Peer:
             return trained_numbers(self.model.inner) + self.model.head.numel()
         return sum(p.numel() for p in self.trained)
 
+    def groups(self) -> list[dict[str, Any]]:
+        """What trains for an optimizer; ``share`` is a group's part of the rate."""
+        layers = [m for m in self.model.inner.modules() if isinstance(m, SpectralLinear)]
+        diagonal: list[Tensor] = [layer.d for layer in layers]
+        known = {id(p) for p in diagonal}
+        rest = [p for p in self.trained if id(p) not in known]
+        defaults = RunConfig().train
+        found = [{"params": rest, "share": 1.0}]
+        if diagonal:
+            found.append({"params": diagonal, "share": defaults.diagonal_lr / defaults.lr})
+        return found
+
 
 def build(job: Job) -> Peer:
     """Load the base model and let train what the job says."""
@@ -87,7 +104,9 @@ def build(job: Job) -> Peer:
     encoder = PairEncoder(tokenizer, encoder=is_encoder, max_length=min(job.max_length, longest))
     if is_encoder:
         model.separator = int(tokenizer.sep_token_id)
-    if job.method != "full-head":
+    if job.method == "svd-head":
+        take_singular_values(inner, int(job.changes.get("adapter.directions", 0)))
+    elif job.method != "full-head":
         model.inner = get_peft_model(
             inner, adapter_config(job, list(modelload.linear_targets(inner)))
         )
@@ -95,16 +114,36 @@ def build(job: Job) -> Peer:
     return Peer(model, encoder, trained, job.method == "adalora-head")
 
 
+def take_singular_values(inner: Any, directions: int) -> None:
+    """Let only singular values and row scales of the linear layers train, as method ``svd`` does.
+
+    Args:
+        inner: a model of ``transformers``; changed in place.
+        directions: of each weight; 0: the studio's default.
+    """
+    inner.requires_grad_(False)
+    for name, module in modelload.linear_targets(inner).items():
+        if not isinstance(module, nn.Linear):
+            raise TypeError(f"{name} keeps its weight in another order than nn.Linear does.")
+        weight = module.weight.detach()
+        basis = kept_basis(weight, directions or RunConfig().adapter.directions)
+        scheme = Scheme(16)
+        residual = QuantizedWeight.from_dense(residual_of(weight, basis, scheme), scheme)
+        bias = None if module.bias is None else module.bias.detach()
+        inner.set_submodule(name, SpectralLinear(residual, basis.triplets, bias).to(weight.device))
+
+
 def adapter_config(job: Job, targets: list[str]) -> LoraConfig:
     """PEFT's settings: the layers that ours adapts, the same mean rank."""
+    rank = int(job.changes.get("adapter.rank", job.rank))
     common: dict[str, Any] = {
         "target_modules": targets,
-        "lora_alpha": ALPHA * job.rank,
+        "lora_alpha": ALPHA * rank,
         "lora_dropout": 0.0,
     }
     if job.method == "lora-head":
-        return LoraConfig(r=job.rank, **common)
-    return AdaLoraConfig(**adalora_schedule(job.rank, job.steps), **common)
+        return LoraConfig(r=rank, **common)
+    return AdaLoraConfig(**adalora_schedule(rank, job.steps), **common)
 
 
 def rate(step: int, steps: int, peak: float) -> float:
@@ -128,11 +167,11 @@ def fit(peer: Peer, sides: PairSplit, job: Job) -> float:
         micro_batch_tokens=max(ROW_TOKENS, *(len(e.ids) for e in encoded)),
         seed=job.seed,
     )
-    optimizer = torch.optim.AdamW(peer.trained, lr=job.lr, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(peer.groups(), lr=job.lr, weight_decay=0.0)
     begun = time.monotonic()
     for step in range(job.steps):
         for group in optimizer.param_groups:
-            group["lr"] = rate(step, job.steps, job.lr)
+            group["lr"] = rate(step, job.steps, job.lr) * group["share"]
         one_step(peer, schedule.rows(step), optimizer, step)
     return time.monotonic() - begun
 

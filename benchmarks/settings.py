@@ -14,8 +14,9 @@ LEAST = "adaq-least"  # ours under the smallest budget that works
 UNIFORM = {"uniform-3": 3, "uniform-4": 4}  # ours with the same bits and rank in every layer
 OWN = (OURS, UNLIMITED, HALF, LEAST, *UNIFORM)
 QLORA = ("qlora-bf16", "qlora-fp32")
-# What method pairs is compared with, on the same tokens and head: all weights, PEFT's adapters.
-PAIR_PEERS = ("full-head", "lora-head", "adalora-head")
+# What method pairs is compared with, on the same tokens and head: all weights, PEFT's adapters, the
+# singular values of method svd.
+PAIR_PEERS = ("full-head", "lora-head", "adalora-head", "svd-head")
 RESULT = "result.json"  # what a process writes into its folder
 
 

@@ -174,7 +174,7 @@ OPTIMIZERS = (
 DIRECTIONS = ("off", "anchor", "trajectory")
 SWITCH = ("auto", "on", "off")
 # Settings of training that a method with an optimizer of its own does not follow.
-FOR_ADAPTERS = ("optimizer", "clip", "cautious", "recover", "balanced_decay", "direction")
+OWN_RULE = ("optimizer", "clip", "cautious", "recover")
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ class TrainConfig:
     )
     balanced_decay: str = _help(
         "auto",
-        "Decay the factors so that decay and step are in the same ratio in all kinds of layers;"
+        "Let what is trained decay so that decay and step are in one ratio in all kinds of layers;"
         " auto: with eduadapt",
         choices=SWITCH,
     )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from core import modelload
 from core.assemble import recomputed, shared_mask, shifted
+from core.objectives.directed import Dense, Directed
 from core.objectives.head import DenseHead, each_chunk, head_loss
 
 
@@ -66,6 +67,16 @@ class DenseModel:
         """From now on recompute every block in the backward pass."""
         for block in self.blocks:
             block.forward = recomputed(block.forward)
+
+    def directed(self) -> dict[str, Directed]:
+        """The linear layers of the blocks, whose weights train: what penalties and decay see.
+
+        No tables, norms or biases.
+        """
+        return {
+            name: Dense(module, transposed=not isinstance(module, nn.Linear))
+            for name, module in modelload.linear_targets(self.model).items()
+        }
 
     def hidden(self, ids: Tensor, positions: Tensor) -> Tensor:
         """Last hidden states (T, d) of a packed row; ids and positions (T,)."""

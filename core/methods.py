@@ -40,7 +40,9 @@ _PEERS = (
     "merged",
     "peft (the adapter as it is)",
     "a budget is a limit, not a plan",
-    "not: bits, penalties, another optimizer than AdamW",
+    "direction penalty",
+    "balanced decay",
+    "not: bits, another optimizer than AdamW",
 )
 
 METHODS: tuple[Method, ...] = (
@@ -171,6 +173,8 @@ METHODS: tuple[Method, ...] = (
             "resume",
             "merged (a whole model)",
             "a budget is a limit, not a plan",
+            "direction penalty",
+            "balanced decay",
             "not: peft, bits, dynamic ranks, another optimizer than AdamW",
         ),
         ("class data", "16 bytes for every weight: a small model"),
@@ -276,15 +280,6 @@ def _of_singular_values(config: RunConfig) -> RunConfig:
             action="Choose method svd.",
             code="config.parametrisation",
         )
-    for part, asked in (("direction", train.direction), ("balanced_decay", train.balanced_decay)):
-        if asked not in ("off", "auto"):
-            raise ConfigError(
-                "Penalties on directions and balanced decay work on low-rank factors, and method"
-                " svd trains none.",
-                where=f"train.{part}",
-                action="Leave it off, or choose another method.",
-                code="config.svd_factors",
-            )
     if train.optimizer == "prodigy" and train.diagonal_lr != train.lr:
         raise ConfigError(
             "Prodigy finds one rate for all that trains, and method svd has two.",
@@ -292,6 +287,4 @@ def _of_singular_values(config: RunConfig) -> RunConfig:
             action="Set both rates to the same value, or choose another optimizer.",
             code="config.svd_prodigy",
         )
-    if train.uses("balanced_decay"):  # with eduadapt, whose other parts work here too
-        train = replace(train, balanced_decay="off")
-    return replace(config, train=train)
+    return config

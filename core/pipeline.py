@@ -55,7 +55,6 @@ from core.events import (
     RanksChanged,
     SampleAnswer,
 )
-from core.objectives.direction import make_terms
 from core.pairs import run as pairs
 from core.peers import run as peers
 from core.plan.memory import probe
@@ -65,10 +64,10 @@ from core.plan.rounding import round_linears, task_gate
 from core.plan.types import LinearPlan, Plan
 from core.train import checkpoint, optimizers
 from core.train.ledger import Ledger
-from core.train.loop import Progress, Trainer
+from core.train.loop import Progress, Trainer, below
 from core.train.ranks import RankController
 from core.train.requantize import Requantizer
-from core.train.rules import AdaptiveClip, BalancedDecay
+from core.train.rules import AdaptiveClip
 from core.whole import write_whole
 
 ShouldStop = Callable[[], str]
@@ -524,10 +523,8 @@ def _trainer(out: Path, config: RunConfig, plan: Plan, lesson: Lesson, emit: Emi
 def _add_parts(trainer: Trainer, config: RunConfig, plan: Plan) -> None:
     """What the settings ask for beside the optimizer, as at the start of a run."""
     layers, optimizer, train = trainer.layers, trainer.optimizer, config.train
-    trainer.terms = make_terms(train.direction, layers, trainer.steps)
+    trainer.add_parts()
     trainer.clip = AdaptiveClip(train.grad_clip or math.inf) if train.uses("clip") else None
-    if train.uses("balanced_decay"):
-        trainer.decay = BalancedDecay(layers, optimizer, train.decay_ratio)
     if config.adapter.dynamic:
         cost = sum(x.target_rank * (x.out_features + x.in_features + 1) for x in plan.linears)
         trainer.ranks = RankController(layers, optimizer, trainer.steps, cost)
@@ -621,12 +618,10 @@ def _save(out: Path, trainer: Trainer) -> None:
         with optimizers.answering(trainer.optimizer):
             kept = store.triplets(trainer.layers)
             tensors |= {f"answers.{k}": t.clone() for k, t in kept.items()}
-    for term in trainer.terms:
-        tensors |= {f"term.{term.name}.{k}": t for k, t in term.tensors().items()}
+    tensors |= trainer.part_tensors()
     if trainer.clip is not None:
         state["clip"] = asdict(trainer.clip)
     if trainer.decay is not None:
-        tensors |= {f"decay.{k}": t for k, t in trainer.decay.tensors().items()}
         state["decay"] = trainer.decay.numbers()
     if trainer.ranks is not None:
         tensors |= trainer.ranks.tensors()
@@ -642,12 +637,9 @@ def _save(out: Path, trainer: Trainer) -> None:
 def _restore(trainer: Trainer, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     numbers = state.get("optimizer")
     optimizers.restore_optimizer(trainer.optimizer, trainer.layers, tensors, numbers)
-    for term in trainer.terms:
-        term.restore(_below(f"term.{term.name}.", tensors))
+    trainer.restore_parts(tensors, state.get("decay", {}))
     if trainer.clip is not None:
         trainer.clip = AdaptiveClip(**state["clip"])
-    if trainer.decay is not None:
-        trainer.decay.restore(_below("decay.", tensors), state["decay"])
     trainer.progress = Progress(**state["progress"])
     trainer.progress.quiz = [(int(s), float(v)) for s, v in trainer.progress.quiz]
     if trainer.ranks is not None:
@@ -661,11 +653,6 @@ def _restore(trainer: Trainer, tensors: dict[str, Tensor], state: dict[str, Any]
         trainer.emit(BitsChanged(trainer.progress.step, bits, "resumed"))
 
 
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors whose names begin with ``prefix``, without it."""
-    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-
-
 def _keep_best(out: Path, config: RunConfig, trainer: Trainer) -> str:
     """Take the best checkpoint if a later one is worse; write the adapter; return its hash."""
     p = trainer.progress
@@ -673,7 +660,7 @@ def _keep_best(out: Path, config: RunConfig, trainer: Trainer) -> str:
     if config.train.stop_early and 0 < p.best_step < p.step:
         best = checkpoint.load(out / "checkpoints" / f"step-{p.best_step:06d}")
         if best is not None:
-            store.set_triplets(trainer.layers, _below("answers.", best[0]) or best[0])
+            store.set_triplets(trainer.layers, below("answers.", best[0]) or best[0])
             changes = best[1]["progress"].get("requantized", [])
             trainer.emit(Note(f"The best state, of step {p.best_step}, is kept.", "train.best"))
     facts = {"model": config.model, "method": config.method, "steps": p.step}

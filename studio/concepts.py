@@ -43,19 +43,19 @@ Endpoint = Callable[["Concepts", Request], Response]
 def routes(backend: Backend) -> list[Route]:
     """Return the routes of the page."""
     page = Concepts(backend)
-    post = {"methods": ["POST"]}
+    post = ["POST"]
     return [
         Route("/api/concepts/state", page.state),
-        Route("/api/concepts/make", page.make, **post),
-        Route("/api/concepts/cancel", page.cancel, **post),
-        Route("/api/concepts/material", page.add_material, **post),
-        Route("/api/concepts/material/remove", page.remove_material, **post),
+        Route("/api/concepts/make", page.make, methods=post),
+        Route("/api/concepts/cancel", page.cancel, methods=post),
+        Route("/api/concepts/material", page.add_material, methods=post),
+        Route("/api/concepts/material/remove", page.remove_material, methods=post),
         Route("/api/concepts/map", page.map),
         Route("/api/concepts/layout", page.layout),
         Route("/api/concepts/one", page.one),
-        Route("/api/concepts/edit", page.edit, **post),
+        Route("/api/concepts/edit", page.edit, methods=post),
         Route("/api/concepts/mastery", page.mastery),
-        Route("/api/concepts/quiz", page.quiz, **post),
+        Route("/api/concepts/quiz", page.quiz, methods=post),
         Route("/api/concepts/file/{name}", page.file),
     ]
 

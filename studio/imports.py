@@ -81,12 +81,12 @@ def _import(source: Path, folder: Path, data: DataConfig, label: str) -> Iterato
         except StudioError as error:
             said.put(error)
         except OSError:
-            error = StudioError(
+            unwritten = StudioError(
                 "The imported class could not be written.",
                 action="Check that there is room on the disk.",
                 code="import.unwritten",
             )
-            said.put(error)
+            said.put(unwritten)
 
     worker = threading.Thread(target=work, name=f"import {folder.name}", daemon=True)
     worker.start()

@@ -26,8 +26,6 @@ PARTS = {
     "clip": "adaptive",
     "cautious": "on",
     "recover": "on",
-    "balanced_decay": "on",
-    "direction": "anchor",
 }
 
 
@@ -105,22 +103,37 @@ def test_a_quantized_student_learns_with_another_optimizer_and_resumes_exactly(
     assert again["adapter_sha256"] == result["adapter_sha256"]
 
 
-def test_eduadapt_leaves_balanced_decay_out_where_no_factors_train():
-    chosen = RunConfig(method="svd", train=TrainConfig(optimizer="eduadapt"))
-    assert not composed(chosen).train.uses("balanced_decay")
-    assert composed(chosen).train.uses("cautious")
-    assert composed(composed(chosen)) == composed(chosen)
+@pytest.mark.parametrize("method", ["svd", "full", "dora", "pairs", "distill"])
+def test_one_decay_at_a_time_in_every_method(config, method, tmp_path):
+    chosen = with_train(config, balanced_decay="on", weight_decay=0.1)
+    with pytest.raises(ConfigError, match="fixed weight decay"):
+        pipeline.run(replace(chosen, method=method), tmp_path, lambda e: None, lambda: "")
+    assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"direction": "anchor"}, {"balanced_decay": "on"}, {"optimizer": "prodigy"}],
-    ids=lambda settings: next(iter(settings)),
-)
-def test_what_makes_no_sense_with_singular_values_is_refused(settings):
+def test_singular_values_keep_directions_decay_and_resume_exactly(config, tmp_path):
+    chosen = replace(with_train(config, direction="trajectory", balanced_decay="on"), method="svd")
+    told = []
+    result = pipeline.run(chosen, tmp_path / "whole", told.append, lambda: "")
+    assert any("trajectory" in e.terms for e in told if e.kind == "penalties")
+    assert all(e.decay for e in told if e.kind == "optim")
+    again = stopped_and_resumed(chosen, tmp_path / "parts", 3)
+    assert again["adapter_sha256"] == result["adapter_sha256"]
+
+
+def test_a_student_trained_in_full_decays_to_where_it_began_and_resumes_exactly(config, tmp_path):
+    few = replace(config.distill, student=config.model, own_share=0.0)
+    chosen = with_train(config, direction="trajectory", balanced_decay="on")
+    chosen = replace(chosen, method="distill", distill=few)
+    result = trained(chosen, tmp_path / "whole")
+    again = stopped_and_resumed(chosen, tmp_path / "parts", 2)
+    assert again["adapter_sha256"] == result["adapter_sha256"]
+
+
+def test_two_rates_and_an_optimizer_that_finds_one_are_refused():
     with pytest.raises(ConfigError) as refused:
-        composed(RunConfig(method="svd", train=TrainConfig(**settings)))
-    assert refused.value.where.startswith("train.")
+        composed(RunConfig(method="svd", train=TrainConfig(optimizer="prodigy")))
+    assert refused.value.where == "train.diagonal_lr"
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -155,7 +155,7 @@ def _start_as_pissa(peft: Any, start: Path) -> None:
     """Take the factors of ``start`` out of the weights again, and begin with them."""
     check_manifest(start, contents=True)
     tensors = load_file(start / WEIGHTS)
-    for name, layer in _adapted(peft).items():
+    for name, layer in adapted(peft).items():
         A, B = (tensors[f"{name}.{key}.weight"] for key in ("lora_A", "lora_B"))
         layer.lora_A[_NAME].weight.copy_(A)
         layer.lora_B[_NAME].weight.copy_(B)
@@ -164,7 +164,7 @@ def _start_as_pissa(peft: Any, start: Path) -> None:
         weight.copy_((weight.float() - product.float()).to(weight.dtype))
 
 
-def _adapted(peft: Any) -> dict[str, Any]:
+def adapted(peft: Any) -> dict[str, Any]:
     """Layers with an adapter, by the names of PEFT's files."""
     return {
         name: module
@@ -187,7 +187,7 @@ def start_as_loftq(peft: Any, dense: Mapping[str, Tensor]) -> None:
     """
     from bitsandbytes.functional import dequantize_4bit
 
-    for name, layer in _adapted(peft).items():
+    for name, layer in adapted(peft).items():
         weight = layer.get_base_layer().weight
         rounded = dequantize_4bit(weight.data, weight.quant_state).float()
         original = dense[f"{name.removeprefix('base_model.model.')}.weight"].float()

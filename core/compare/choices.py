@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from core.config import DIRECTIONS, FOR_ADAPTERS, OPTIMIZERS, RunConfig, TrainConfig
+from core.config import DIRECTIONS, OPTIMIZERS, OWN_RULE, RunConfig, TrainConfig
 from core.errors import ConfigError
 from core.methods import METHODS, Method, composed, method
 
@@ -95,8 +95,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("train.requantize", (True, False), lambda c: _planned(c) and _factors(c)),
     Setting("train.optimizer", OPTIMIZERS, lambda c: not _fixed_rule(c)),
     Setting("train.lr", (3e-4, 1e-3, 3e-3), lambda c: not _whole(c)),
-    Setting("train.direction", DIRECTIONS, _factors),
-    Setting("train.balanced_decay", ("on", "off"), _factors),
+    Setting("train.direction", DIRECTIONS),
+    Setting("train.balanced_decay", ("on", "off")),
     Setting("train.cautious", ("on", "off"), _eduadapt),
     Setting("train.clip", ("adaptive", "fixed"), _eduadapt),
     Setting("train.plateau", ("on", "off"), _eduadapt),
@@ -262,7 +262,7 @@ def _with(base: RunConfig, choice: Choice) -> RunConfig:
         config = replace(config, budget_bytes=0)
     if _fixed_rule(_filled(config)):
         usual = TrainConfig()
-        own = {part: getattr(usual, part) for part in FOR_ADAPTERS}
+        own = {part: getattr(usual, part) for part in OWN_RULE}
         config = replace(config, train=replace(config.train, **own))
     return config
 

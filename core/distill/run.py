@@ -317,7 +317,9 @@ def whole_trainer(
         lambda t: _save(out, t, found),
         sample,
         objective=found,
+        others=student.directed(),
     )
+    trainer.add_parts()
     newest = checkpoint.newest(out / "checkpoints")
     if newest:
         _, tensors, state = newest
@@ -325,6 +327,7 @@ def whole_trainer(
         trainer.progress = Progress(**state["progress"])
         trainer.progress.quiz = [(int(s), float(v)) for s, v in trainer.progress.quiz]
         found.restore(tensors, state["distill"], optimizer)
+        trainer.restore_parts(tensors, state.get("decay", {}))
     return trainer, found
 
 
@@ -332,8 +335,10 @@ def _save(out: Path, trainer: Trainer, found: Distiller) -> None:
     """Checkpoint the student, keep the best and the newest two."""
     p = trainer.progress
     tensors = whole_tensors(trainer.model.model, trainer.optimizer)
-    tensors |= found.tensors(trainer.optimizer)
+    tensors |= found.tensors(trainer.optimizer) | trainer.part_tensors()
     state = {"progress": asdict(p), "distill": found.state(trainer.optimizer)}
+    if trainer.decay is not None:
+        state["decay"] = trainer.decay.numbers()
     path = checkpoint.save(out / "checkpoints", p.step, tensors, state)
     checkpoint.rotate(out / "checkpoints", {f"step-{p.best_step:06d}"})
     trainer.emit(CheckpointSaved(p.step, path.name))

@@ -82,6 +82,16 @@ class SpectralLinear(AdapterLinear):
         return self.rank + self.out_features
 
     @property
+    def decaying(self) -> tuple[Tensor, ...]:
+        """What balanced decay pulls back to 0, where the weight is that of the base: all of it."""
+        return self.trained
+
+    @property
+    def decays_to_start(self) -> bool:
+        """Not needed: the start is 0."""
+        return False
+
+    @property
     def basis_bytes(self) -> int:
         """Bytes of U, sigma and V."""
         return self.U.nbytes + self.sigma.nbytes + self.V.nbytes

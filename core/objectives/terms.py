@@ -1,17 +1,15 @@
-"""Terms of the objective beside the loss of the answers, computed on the adapters alone.
+"""Terms of the objective beside the loss of the answers, computed on what is trained alone.
 
     L = CE + sum over terms of lambda_t R_t
 
-A term gives its value and its gradients for U, s and V after the loss's backward pass. How strong
-it is follows from the two gradients, so that no weight has to be found by trial:
+A term gives its value and its gradients for what is trained after the loss's backward pass. How
+strong it is follows from the two gradients, so that no weight has to be found by trial:
 
     lambda(t) = w(t) c |dCE| / |dR|
 
 w(t) rises over the first 5 % of the steps and then falls to 0 by a cosine; c is the largest ratio.
 A term that is computed every n steps only counts n times. (Our interpretation; the published
 abstract names a penalty and gives no formula.)
-
-Shapes: per layer o outputs, i inputs, R triplets.
 """
 
 from __future__ import annotations
@@ -20,32 +18,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
-
-from core.quant.weight import QuantizedWeight
+from torch import Tensor
 
 RISE = 0.05  # of all steps, in which a term comes in
 
-# Gradients of U (o, R), s (R) and V (R, i) by layer.
-Gradients = dict[str, tuple[Tensor, Tensor, Tensor]]
-
-
-class Adapted(Protocol):
-    """What a term asks of an adapted layer: W = Q + U diag(s m) V."""
-
-    quantized: QuantizedWeight
-    U: nn.Parameter
-    s: nn.Parameter
-    V: nn.Parameter
-    m: Tensor
-
-    @property
-    def rank(self) -> int:
-        """Triplets that are stored."""
-        ...
+# Gradients of what a layer trains, in its order, by layer: of U (o, R), s (R) and V (R, i), say.
+Gradients = dict[str, tuple[Tensor, ...]]
 
 
 class LossTerm(ABC):
@@ -100,7 +81,7 @@ def add_term(
 
     Args:
         term: what is added.
-        layers: adapted layers by name.
+        layers: by name, all that train; of each ``trained`` is asked for.
         share: of the steps that is behind us.
         largest: c, norm of the term's gradient beside that of the loss, as a mean over steps.
 

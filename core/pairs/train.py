@@ -24,6 +24,7 @@ from core.errors import MemoryBudgetError
 from core.evaluate.binary import best_threshold, marks
 from core.events import CheckpointSaved, Emit, MemoryMeasured, PairsMarked, RanksChanged
 from core.layers.lora import AdapterLinear
+from core.pairs.directed import layers_of
 from core.pairs.model import PairEncoder, PairModel
 from core.train import checkpoint
 from core.train.loop import Progress, Trainer
@@ -148,6 +149,9 @@ def save(folder: Path, trainer: PairTrainer) -> None:
         for moment, held in trainer.optimizer.state.get(value, {}).items():
             tensors[f"optim.{name}.{moment}"] = held
     state: dict[str, Any] = {"progress": asdict(p)}
+    tensors |= trainer.part_tensors()
+    if trainer.decay is not None:
+        state["decay"] = trainer.decay.numbers()
     if trainer.ranks is not None:
         tensors |= trainer.ranks.tensors()
         state["updates"], state["start_cost"] = trainer.ranks.updates, trainer.ranks.start_cost
@@ -165,6 +169,7 @@ def restore(trainer: PairTrainer, tensors: Mapping[str, Tensor], state: dict[str
             trainer.optimizer.state[value] = {k: t.to(value.device) for k, t in held.items()}
     trainer.progress = Progress(**state["progress"])
     trainer.progress.quiz = [(int(s), float(v)) for s, v in trainer.progress.quiz]
+    trainer.restore_parts(tensors, state.get("decay", {}))
     if trainer.ranks is not None:
         trainer.ranks.restore(tensors, int(state["updates"]), float(state["start_cost"]))
     for name, layer in trainer.layers.items():
@@ -208,7 +213,9 @@ def make_trainer(
         budget_bytes=config.budget_bytes,
         encoder=encoder,
         calibration=calibration,
+        others=layers_of(model.layers),
     )
+    trainer.add_parts()
     if config.adapter.dynamic:
         cost = sum(
             min(config.adapter.rank, x.out_features, x.in_features)

@@ -21,6 +21,7 @@ from core.assemble import compute_dtype
 from core.config import MB, RunConfig
 from core.device import device_of, held_bytes, peak_bytes, total_bytes
 from core.errors import MemoryBudgetError
+from core.plan.trained import PENALTY
 
 TRAINED = 16  # bytes of a trained number: itself, its gradient and two moments of AdamW
 IMPORTANCE = 16  # more of a number of AdaLoRA: three averages, and one passing by
@@ -113,13 +114,26 @@ def estimated(
     if config.peer.stored == NF4:
         rest = shape.parameters - shape.linear
         weights = int(rest * size + shape.linear * NF4_BYTES) + 2 * largest * size
-    each = TRAINED + (IMPORTANCE if variant == "adalora" else 0)
+    each = TRAINED + (IMPORTANCE if variant == "adalora" else 0) + beside(config)
     trained = trained_numbers(config, shape) * each
     width = 4 if variant == "full" else size
     block = _block_numbers(shape) * (2 if variant == "dora" else 1)
     blocks = shape.hidden * shape.blocks + 2 * block if recompute else block * (shape.blocks + 1)
     activations = int(row_tokens * blocks * width) + CHUNK + passing
     return Estimate(process + LIBRARIES, weights, trained, activations, row_tokens, recompute)
+
+
+def beside(config: RunConfig) -> int:
+    """Bytes of a trained number that a penalty and balanced decay hold, where they are most.
+
+    A penalty keeps the start, and an earlier state; what decays to its start keeps it; and the
+    gradient of the one, or the copy that the other is measured from, passes by.
+    """
+    train, variant = config.train, config.peer.variant
+    decays = train.uses("balanced_decay")
+    to_start = decays and variant in ("full", "pissa", "loftq")
+    passing = train.direction != "off" or decays
+    return 4 * (PENALTY[train.direction] + to_start + passing)
 
 
 def _block_numbers(shape: Shape) -> int:

@@ -30,6 +30,7 @@ from core.errors import ConfigError
 from core.events import CheckpointSaved, Emit, Note, PhaseChanged
 from core.manifest import sha256_of
 from core.peers.adalora import Allocation, Regularised
+from core.peers.directed import layers_of
 from core.peers.memory import Estimate, HardLimit, chosen
 from core.train import checkpoint
 from core.train.loop import Progress, Trainer
@@ -151,6 +152,9 @@ def built(
         objective=Regularised(student, peft) if allocation else None,
         after_move=_after_move(limit, allocation),
     )
+    if train.direction != "off" or train.uses("balanced_decay"):
+        trainer.others = layers_of(config, student, peft)
+        trainer.add_parts()
     if newest:
         _restore(trainer, allocation, newest[1], newest[2])
     return Built(trainer, peft, allocation, estimate)
@@ -203,6 +207,9 @@ def _save(out: Path, trainer: Trainer, allocation: Allocation | None) -> None:
     p = trainer.progress
     tensors = whole_tensors(trainer.model.model, trainer.optimizer)
     state: dict[str, Any] = {"progress": asdict(p)}
+    tensors |= trainer.part_tensors()
+    if trainer.decay is not None:
+        state["decay"] = trainer.decay.numbers()
     if allocation is not None:
         tensors |= allocation.tensors()
         state["adalora"] = allocation.state()
@@ -217,6 +224,7 @@ def _restore(
     restore_whole(trainer.model.model, tensors, trainer.optimizer)
     trainer.progress = Progress(**state["progress"])
     trainer.progress.quiz = [(int(s), float(v)) for s, v in trainer.progress.quiz]
+    trainer.restore_parts(tensors, state.get("decay", {}))
     if allocation is not None:
         allocation.restore(tensors, state["adalora"])
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -31,6 +31,8 @@ from core.events import (
     WentBack,
 )
 from core.layers.lora import AdapterLinear
+from core.objectives.directed import Directed
+from core.objectives.direction import make_terms
 from core.objectives.terms import LossTerm, add_term
 from core.plan.trained import moments
 from core.train.ledger import Held, Ledger, held
@@ -64,6 +66,11 @@ class Progress:
     flat: int = 0  # looks at the quiz loss without a gain, since the last halving
     flat_nll: float = math.inf
     returns: int = 0  # times that the run has gone back
+
+
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors whose names begin with ``prefix``, without it."""
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
 class Trained(Protocol):
@@ -108,6 +115,7 @@ class Trainer:
         objective: what goes down; None: the loss of the answers.
         after_move: hears of every step (from 0, and whether it was made) after the optimizer, while
             the gradients are still there.
+        others: what terms and decay see of layers that are none of ours, by name.
     """
 
     model: Trained
@@ -132,6 +140,7 @@ class Trainer:
     go_back: Callable[[Trainer], bool] | None = None
     objective: Objective | None = None
     after_move: Callable[[int, bool], None] | None = None
+    others: Mapping[str, Directed] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Learn how the optimizer wants its rate."""
@@ -211,6 +220,29 @@ class Trainer:
         """What remembers something of each layer beside what it trains."""
         return [*self.terms, *([self.decay] if self.decay else [])]
 
+    def add_parts(self) -> None:
+        """Make the term and the decay that the settings ask for, as at the start of a run."""
+        layers: Mapping[str, Any] = self.others or self.layers
+        self.terms = make_terms(self.config.direction, layers, self.steps)
+        if self.config.uses("balanced_decay"):
+            self.decay = BalancedDecay(layers, self.optimizer, self.config.decay_ratio)
+
+    def part_tensors(self) -> dict[str, Tensor]:
+        """What terms and decay remember, by name, for a checkpoint."""
+        found = {
+            f"term.{term.name}.{key}": t for term in self.terms for key, t in term.tensors().items()
+        }
+        if self.decay is not None:
+            found |= {f"decay.{key}": t for key, t in self.decay.tensors().items()}
+        return found
+
+    def restore_parts(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        """Take back what :meth:`part_tensors` and ``decay.numbers`` gave."""
+        for term in self.terms:
+            term.restore(below(f"term.{term.name}.", tensors))
+        if self.decay is not None:
+            self.decay.restore(below("decay.", tensors), numbers)
+
     def renew(self, names: Iterable[str]) -> None:
         """Layers were stored in other bits and fitted anew."""
         for part in self._parts():
@@ -276,7 +308,7 @@ class Trainer:
         """Add the gradients of the objective's other terms to that of the loss."""
         share, largest = step / self.steps, self.config.direction_share
         due = [term for term in self.terms if step % term.every == 0]
-        added = [add_term(term, self.layers, share, largest) for term in due]
+        added = [add_term(term, self.others or self.layers, share, largest) for term in due]
         told = {a.name: asdict(a) for a in added if a is not None}
         if told:
             for values in told.values():

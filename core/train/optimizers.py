@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
-from core.config import FOR_ADAPTERS, TrainConfig
+from core.config import OWN_RULE, TrainConfig
 from core.errors import ConfigError
 from core.layers.lora import AdapterLinear
 
@@ -249,6 +249,10 @@ def check(config: TrainConfig) -> None:
             action="Choose the optimizer adamw or eduadapt, or leave the mask off.",
             code="train.cautious",
         )
+    _one_decay(config)
+
+
+def _one_decay(config: TrainConfig) -> None:
     if config.uses("balanced_decay") and config.weight_decay:
         raise ConfigError(
             "Balanced decay and a fixed weight decay were both asked for.",
@@ -266,17 +270,18 @@ def must_be_plain(train: TrainConfig, who: str) -> None:
         who: begins the sentence.
 
     Raises:
-        ConfigError: for another optimizer, or parts that are made for triplets.
+        ConfigError: for another optimizer, or parts of one; or for two decays at once.
     """
-    plain = {"optimizer": "adamw", "clip": "fixed", "direction": "off"}
-    for part in FOR_ADAPTERS:
+    plain = {"optimizer": "adamw", "clip": "fixed"}
+    for part in OWN_RULE:
         if getattr(train, part) not in ("auto", plain.get(part, "off")):
             raise ConfigError(
-                f"{who} trains with AdamW, without penalties, balanced decay or going back.",
+                f"{who} trains with AdamW, with a fixed clip and without going back.",
                 where=f"train.{part}",
                 action="Leave this setting as it is, or choose another method.",
                 code="config.own_optimizer",
             )
+    _one_decay(train)
 
 
 def _imported(name: str, *, load: bool = True) -> Any:

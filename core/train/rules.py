@@ -16,8 +16,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from core.layers.lora import AdapterLinear
-
 SMOOTH = 0.97  # of the means of norms
 SEEN = 25  # norms from which on they say what is usual
 SPREADS = 2.5  # above the usual logarithm of a norm, a gradient is cut
@@ -95,46 +93,52 @@ def kind_of(name: str) -> str:
 class BalancedDecay:
     """Decay in the same ratio to the step in every kind of layers.
 
-    For each kind g, with theta the factors U and V of its layers and u = (before - after) / rate
-    the step that the optimizer made:
+    For each kind g, with theta what its layers train, measured from where it decays to, and
+    u = (before - after) / rate the step that the optimizer made:
 
         lambda_g = min(rho EMA|u_g| / |theta_g|, 0.1),  theta_g <- theta_g - rate lambda_g theta_g
 
     so that decay divided by step is rho. In long runs decay and step come to such a balance by
     themselves (Kosson et al. 2023, arXiv 2305.17212); short ones never reach it.
 
-    Triplets that cancel the quantization error do not decay, since they stand for a part of the
-    weight; nor does s.
+    Of triplets U and V decay, and s does not; nor do triplets that cancel the quantization error,
+    since they stand for a part of the weight. What other layers let decay, and whether to 0 or to
+    where it began, they say themselves (:class:`core.objectives.directed.Directed`).
 
     Attributes:
-        layers: adapted layers by name.
+        layers: by name: layers of triplets, or what says of itself what decays.
         ratio: rho.
-        free: which triplets decay (R,), by layer.
+        free: which triplets decay (R,), by layer of triplets.
+        start: where others decay to, by layer; without an entry, to 0.
     """
 
-    layers: Mapping[str, AdapterLinear]
+    layers: Mapping[str, Any]
     optimizer: Optimizer
     ratio: float
     free: dict[str, Tensor] = field(default_factory=dict)
+    start: dict[str, list[Tensor]] = field(default_factory=dict)
     means: dict[str, float] = field(default_factory=dict)
     seen: int = 0
-    _before: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _before: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Begin: a triplet whose U is not zero at the start is there to cancel an error."""
         for name, layer in self.layers.items():
-            self.free.setdefault(name, ~layer.U.data.ne(0).any(0))
+            if not _says(layer):
+                self.free.setdefault(name, ~layer.U.data.ne(0).any(0))
+            elif layer.decays_to_start:
+                self.start.setdefault(name, [p.detach().clone() for p in layer.decaying])
 
     def before(self) -> None:
-        """Remember the factors, before the optimizer moves them."""
+        """Remember what decays, before the optimizer moves it."""
         self._before = {
-            name: (layer.U.data.clone(), layer.V.data.clone())
-            for name, layer in self.layers.items()
-            if layer.rank and bool(self.free[name].any())
+            name: [p.detach().clone() for p, _ in self._parts(name)]
+            for name in self.layers
+            if name not in self.free or bool(self.free[name].any())
         }
 
     def after(self, rate: float) -> dict[str, float]:
-        """Let the factors decay after the optimizer's step; returns lambda by kind."""
+        """Let it decay after the optimizer's step; returns lambda by kind."""
         if rate <= 0:
             self._before = {}
             return {}
@@ -146,30 +150,43 @@ class BalancedDecay:
             self.means[kind] = mean
             usual = mean / (1 - SMOOTH**self.seen)
             decay[kind] = min(self.ratio * usual / (own[kind] + 1e-8), MOST_DECAY)
-        for name, before in self._before.items():
-            self._shrink(name, before, rate * decay[kind_of(name)])
+        for name in self._before:
+            self._shrink(name, rate * decay[kind_of(name)])
         self._before = {}
         return decay
 
+    def _parts(self, name: str) -> list[tuple[Tensor, Tensor | None]]:
+        """Parameters that decay, each with a mask of its elements that do (None: all)."""
+        layer, free = self.layers[name], self.free.get(name)
+        if free is None:
+            return [(p, None) for p in layer.decaying]
+        return [(layer.U, free[None, :]), (layer.V, free[:, None])]
+
+    def _own(self, name: str) -> list[Tensor]:
+        """What was there before the step, measured from where it decays to."""
+        found = self._before[name]
+        if name in self.start:
+            found = [b - first for b, first in zip(found, self.start[name], strict=True)]
+        masks = [mask for _, mask in self._parts(name)]
+        return [t if m is None else t * m for t, m in zip(found, masks, strict=True)]
+
     def _norms(self, rate: float) -> tuple[dict[str, float], dict[str, float]]:
-        """Norms of the factors before the step, and of the step, by kind."""
+        """Norms of what decays before the step, and of the step, by kind."""
         own: dict[str, float] = {}
         moved: dict[str, float] = {}
-        for name, (U, V) in self._before.items():
-            layer, free, kind = self.layers[name], self.free[name], kind_of(name)
-            step = [((U - layer.U.data) / rate)[:, free], ((V - layer.V.data) / rate)[free]]
-            for sums, parts in ((own, [U[:, free], V[free]]), (moved, step)):
-                sums[kind] = sums.get(kind, 0.0) + sum(float(t.square().sum()) for t in parts)
+        for name, before in self._before.items():
+            kind, step = kind_of(name), []
+            for (p, mask), b in zip(self._parts(name), before, strict=True):
+                u = (b - p.detach()) / rate
+                step.append(u if mask is None else u * mask)
+            for sums, found in ((own, self._own(name)), (moved, step)):
+                sums[kind] = sums.get(kind, 0.0) + sum(float(t.square().sum()) for t in found)
         return tuple({k: math.sqrt(x) for k, x in sums.items()} for sums in (own, moved))  # type: ignore[return-value]
 
-    def _shrink(self, name: str, before: tuple[Tensor, Tensor], amount: float) -> None:
-        """Take ``amount`` of what the factors were away from what they are."""
-        layer, free = self.layers[name], self.free[name]
-        for p, old, keep in (
-            (layer.U, before[0], free[None, :]),
-            (layer.V, before[1], free[:, None]),
-        ):
-            lost = old * keep * amount
+    def _shrink(self, name: str, amount: float) -> None:
+        """Take ``amount`` of what was there before the step away from what is there now."""
+        for (p, _), own in zip(self._parts(name), self._own(name), strict=True):
+            lost = own.mul_(amount) if name in self.start else own * amount
             p.data.sub_(lost)
             z = self.optimizer.state.get(p, {}).get("z")
             if z is not None:  # the other end of Schedule-Free's line goes with it
@@ -185,8 +202,13 @@ class BalancedDecay:
         self.free[name] = torch.zeros(rank, dtype=torch.bool, device=self.layers[name].s.device)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Which triplets decay, by layer, for a checkpoint and the ledger."""
-        return dict(self.free)
+        """Which triplets decay, and starts, by layer, for a checkpoint and the ledger."""
+        starts = {
+            f"{name}.start.{k}": t
+            for name, found in self.start.items()
+            for k, t in enumerate(found)
+        }
+        return {**self.free, **starts}
 
     def numbers(self) -> dict[str, Any]:
         """The means, for a checkpoint."""
@@ -194,6 +216,14 @@ class BalancedDecay:
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         """Take back what a checkpoint holds."""
-        for name, layer in self.layers.items():
-            self.free[name] = tensors[name].bool().to(layer.s.device)
+        for name, known in self.free.items():
+            self.free[name] = tensors[name].bool().to(known.device)
+        for name, found in self.start.items():
+            kept = (tensors[f"{name}.start.{k}"] for k in range(len(found)))
+            self.start[name] = [t.to(f.device) for t, f in zip(kept, found, strict=True)]
         self.means, self.seen = dict(numbers["means"]), int(numbers["seen"])
+
+
+def _says(layer: Any) -> bool:
+    """Whether a layer says what decays in it; layers of triplets do not."""
+    return hasattr(layer, "decaying")

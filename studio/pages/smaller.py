@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 
 from core import models
-from core.config import FOR_ADAPTERS, RunConfig, TrainConfig
+from core.config import OWN_RULE, RunConfig, TrainConfig
 from core.errors import StudioError
 from core.models import ModelInfo
 from core.runs.store import Run
@@ -128,7 +128,7 @@ def student_config(
     train = replace(base.train, steps=0, epochs=float(passes))
     if kind != "quantized":  # all weights train, with an optimizer of their own
         usual = TrainConfig()
-        train = replace(train, **{part: getattr(usual, part) for part in FOR_ADAPTERS})
+        train = replace(train, **{part: getattr(usual, part) for part in OWN_RULE})
     return replace(
         base,
         method="distill",

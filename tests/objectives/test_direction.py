@@ -4,17 +4,8 @@ import pytest
 import torch
 
 from core.layers.lora import AdapterLinear
-from core.objectives.direction import (
-    EPSILON,
-    Anchor,
-    Reference,
-    Trajectory,
-    attention_layers,
-    make_terms,
-    path_cosine,
-    row_cosines,
-    row_norms,
-)
+from core.objectives.directed import Reference, path_cosine, row_cosines, row_norms
+from core.objectives.direction import EPSILON, Anchor, Trajectory, attention_layers, make_terms
 from core.objectives.terms import LossTerm, add_term
 from core.quant.schemes import Scheme
 from core.quant.weight import QuantizedWeight
@@ -58,7 +49,7 @@ def test_cosines_of_rows_are_those_of_the_dense_weights(bits, start):
 def test_gradients_of_the_anchor_are_those_through_the_dense_weights_in_double_precision(
     monkeypatch,
 ):
-    monkeypatch.setattr("core.objectives.direction.ROWS", 3)  # three parts
+    monkeypatch.setattr("core.objectives.directed.ROWS", 3)  # three parts
     layer = adapted(4)
     stored = layer.quantized
     Q = stored.dequantize(torch.float64)

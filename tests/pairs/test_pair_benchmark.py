@@ -10,6 +10,7 @@ from benchmarks import pair_process as process
 from benchmarks.settings import PAIR_PEERS, Job
 from core.data.pairs import Pair, freeze_pairs, load_pairs
 from core.data.pairs import PairSplit as Sides
+from core.layers.lora import adapter_layers
 
 
 @pytest.fixture
@@ -62,14 +63,20 @@ def test_only_what_belongs_to_the_peer_moves(job, method):
     if method == "full-head":
         assert len(moved) > len(named) / 2
         assert peer.numbers() == sum(p.numel() for p in named.values()) + head.numel()
+    elif method == "svd-head":
+        assert {name.rpartition(".")[2] for name in moved} == {"c", "d"}
+        layers = adapter_layers(peer.model.inner)
+        assert peer.numbers() == head.numel() + sum(
+            min(x.out_features, x.in_features) + x.out_features for x in layers.values()
+        )
     else:
         assert all("lora_" in name for name in moved)
         assert peer.numbers() < sum(p.numel() for p in named.values())
 
 
-def test_untrained_lora_answers_as_the_base_model_does(job):
+def test_untrained_adapters_answer_as_the_base_model_does(job):
     logits = []
-    for method in ("full-head", "lora-head"):
+    for method in ("full-head", "lora-head", "svd-head"):
         torch.manual_seed(0)
         peer = process.build(replace(job, method=method))
         with torch.no_grad():
@@ -77,6 +84,22 @@ def test_untrained_lora_answers_as_the_base_model_does(job):
             peer.model.head[1].mul_(torch.linspace(-1, 1, peer.model.width))
             logits.append(peer.model.scores(peer.encoder, [("what is cat", "say dog")]))
     assert torch.allclose(logits[0], logits[1], atol=1e-6)
+    assert torch.allclose(logits[0], logits[2], atol=1e-4)  # what is left of W is kept in float16
+
+
+def test_singular_values_have_a_rate_of_their_own(job):
+    peer = process.build(replace(job, method="svd-head"))
+    shares = {id(p): g["share"] for g in peer.groups() for p in g["params"]}
+    assert len(shares) == len(peer.trained)
+    for layer in adapter_layers(peer.model.inner).values():
+        assert (shares[id(layer.d)], shares[id(layer.c)]) == (5.0, 1.0)
+    assert shares[id(peer.model.head)] == 1.0
+
+
+def test_an_arm_may_have_a_rank_of_its_own(job):
+    peers = [process.build(replace(job, changes=x)) for x in ({}, {"adapter.rank": 1})]
+    numbers = [peer.numbers() - peer.model.head.numel() for peer in peers]
+    assert numbers[0] == 2 * numbers[1]
 
 
 def test_the_rate_warms_up_and_falls_to_a_tenth():

@@ -87,6 +87,21 @@ def test_stopped_and_resumed_gives_the_same_adapter(config, done, tmp_path):
     assert result["quiz"] == done[1]["quiz"]
 
 
+def test_directions_are_kept_and_factors_decay_with_magnitudes_too(config, tmp_path):
+    tree = config.to_json()
+    tree["train"] |= {"steps": 5, "direction": "trajectory", "balanced_decay": "on"}
+    tree["pairs"] |= {"magnitude": True}
+    chosen = RunConfig.from_json(tree)
+    result, events = train(chosen, tmp_path / "a")
+    assert any("trajectory" in e.terms for e in events if e.kind == "penalties")
+    assert all(e.decay for e in events if e.kind == "optim")
+    asked = iter([""] * 3 + ["stop"] * 99)
+    with pytest.raises(Stopped):
+        train(chosen, tmp_path / "b", lambda: next(asked))
+    again = pipeline.resume(tmp_path / "b", lambda event: None, quiet)
+    assert again["adapter_sha256"] == result["adapter_sha256"]
+
+
 def test_a_finished_run_makes_no_further_step(done):
     out, result, _ = done
     events = []

@@ -1,14 +1,19 @@
 """What these methods may hold, and what they refuse with a sentence."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
 from core import pipeline
 from core.config import RunConfig
 from core.errors import ConfigError, MemoryBudgetError, ModelError
 from core.export import export
+from core.methods import composed
 from core.peers import memory
+from core.peers import run as peers_run
+from core.peers.run import built
 
 
 def test_a_budget_that_is_too_small_is_said_before_anything_is_loaded(config, tmp_path):
@@ -63,7 +68,7 @@ def test_recomputed_blocks_change_no_loss(done, config, tmp_path, trained):
     ("change", "what"),
     [
         ({"train": {"optimizer": "sgd"}}, "AdamW"),
-        ({"train": {"direction": "anchor"}}, "AdamW"),
+        ({"train": {"clip": "adaptive"}}, "AdamW"),
         ({"quant": {"bits": 4}}, "stores its weights"),
         ({"train": {"requantize": True}}, "stores its weights"),
     ],
@@ -75,6 +80,72 @@ def test_what_they_cannot_do_is_refused(config, change, what, tmp_path):
     chosen = RunConfig.from_json({**tree, "method": "dora"})
     with pytest.raises(ConfigError, match=what):
         pipeline.run(chosen, tmp_path / "run", lambda event: None, lambda: "")
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """What a run holds in tensors at the end of its second step: (frozen, trained)."""
+    found = []
+
+    def watched(*arguments, **more):
+        run = built(*arguments, **more)
+        after = run.trainer.after_move
+
+        def after_move(step, finite):
+            after(step, finite)
+            if step == 1:
+                found[:] = held_by(run)
+
+        run.trainer.after_move = after_move
+        return run
+
+    monkeypatch.setattr(peers_run, "built", watched)
+    return found
+
+
+def held_by(run):
+    model, optimizer = run.trainer.model.model, run.trainer.optimizer
+    frozen = trained = 0
+    for p in model.parameters():
+        if not p.requires_grad:
+            frozen += p.nbytes
+            continue
+        moments = (t for t in optimizer.state[p].values() if isinstance(t, torch.Tensor))
+        trained += p.nbytes + p.grad.nbytes + sum(t.nbytes for t in moments)
+    if run.allocation is not None:
+        trained += sum(t.nbytes for t in run.allocation.tensors().values())
+    trained += sum(t.nbytes for t in run.trainer.part_tensors().values())
+    return frozen, trained, run.estimate
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("peft-lora", {}),
+        ("pissa", {"balanced_decay": "on"}),
+        ("full", {"direction": "anchor", "balanced_decay": "on"}),
+        pytest.param("full", {}, marks=pytest.mark.slow),
+        pytest.param("dora", {"direction": "anchor"}, marks=pytest.mark.slow),
+        pytest.param("adalora", {"direction": "trajectory"}, marks=pytest.mark.slow),
+        pytest.param("loftq", {}, marks=pytest.mark.slow),
+    ],
+)
+def test_the_estimate_counts_the_tensors_that_a_run_holds(config, held, method, settings, tmp_path):
+    """Within 2 %; parts beside AdamW are allotted for every number, and may hold less."""
+    if method == "loftq":
+        pytest.importorskip("bitsandbytes")
+    chosen = replace(
+        config, method=method, train=replace(config.train, steps=2, stop_early=False, **settings)
+    )
+    pipeline.run(chosen, tmp_path / "run", lambda event: None, lambda: "")
+    frozen, trained, estimate = held
+    numbers = memory.trained_numbers(composed(chosen), memory.Shape.of(Path(config.model)))
+    least = 16 * numbers if settings else estimate.trained
+    assert 0.98 * least <= trained <= 1.02 * estimate.trained
+    if method == "loftq":  # codes alone: scales and tables of NF4 are no parameters
+        assert 0.5 * estimate.weights < frozen < estimate.weights
+    elif method != "full":
+        assert frozen == pytest.approx(estimate.weights, rel=0.02)
 
 
 def test_there_is_no_plan_and_no_variant_without_its_method(config):

@@ -56,6 +56,39 @@ def test_a_stopped_run_resumes_to_the_same_numbers(done, config, method, tmp_pat
     assert again["adapter_sha256"] == whole["adapter_sha256"]
 
 
+@pytest.mark.parametrize(
+    ("method", "direction"),
+    [
+        ("dora", "trajectory"),
+        pytest.param("pissa", "anchor", marks=pytest.mark.slow),
+        pytest.param("adalora", "anchor", marks=pytest.mark.slow),
+        pytest.param("full", "trajectory", marks=pytest.mark.slow),
+    ],
+)
+def test_penalty_and_balanced_decay_are_told_and_resume_to_the_same_numbers(
+    done, config, method, direction, tmp_path, trained
+):
+    train = replace(config.train, direction=direction, balanced_decay="on", steps=4)
+    chosen = replace(config, method=method, train=train)
+    _, whole, events = trained(chosen, tmp_path / "whole")
+    assert any(direction in e.terms for e in events if e.kind == "penalties")
+    assert all(e.decay for e in events if e.kind == "optim")
+    steps = []
+
+    def wish():
+        return "stop" if len(steps) == 3 else ""
+
+    with pytest.raises(Stopped):
+        pipeline.run(
+            chosen,
+            tmp_path / "parts",
+            lambda e: steps.append(e) if e.kind == "step" else None,
+            wish,
+        )
+    again = pipeline.resume(tmp_path / "parts", lambda event: None, lambda: "")
+    assert again["adapter_sha256"] == whole["adapter_sha256"]
+
+
 @pytest.mark.parametrize("method", ADAPTERS)
 def test_merged_exports_have_the_logits_of_peft(done, method, tmp_path, logits, model_path):
     """The reference is PEFT's own loading on the base that the adapter was trained on."""
