@@ -9,7 +9,7 @@
   const { say, element: make } = Studio;
   const API = "/api/concepts", ASK_MS = 1000, REST_MS = 8000; // while it works; while another tab might
   const KINDS = ["concept", "skill", "misconception"], RELATIONS = ["prerequisite", "part-of", "example-of"];
-  const LEVELS = 5;
+  const LEVELS = 5, FIRST = 6; // relations of a kind that are shown at once
   const kindName = (kind) => say(`con_kind_${kind}`);
   const per = (p) => `${Math.round(100 * p)} %`;
   const plain = (text) => text.normalize("NFKC").toLowerCase();
@@ -341,7 +341,11 @@
       const box = make("div", { className: "con-edges" });
       for (const [title, mine] of groups) {
         const edges = this.map.relations.filter(mine);
-        if (edges.length) box.append(make("h3", { textContent: say(title) }), make("ul", {}, ...edges.map((e) => this.edgeNode(c, e, evidence))));
+        if (!edges.length) continue;
+        const rows = edges.map((e) => this.edgeNode(c, e, evidence));
+        box.append(make("h3", { textContent: say(title) }), make("ul", {}, ...rows.slice(0, FIRST)));
+        if (rows.length > FIRST)
+          box.append(make("details", { className: "more" }, make("summary", { textContent: say("con_rest", { n: rows.length - FIRST }) }), make("ul", {}, ...rows.slice(FIRST))));
       }
       const focus = make("button", { type: "button", className: "btn small", textContent: say("con_show_before") });
       focus.dataset.con = "focus";

@@ -130,7 +130,8 @@
         line.classList.toggle("own", !!own);
         line.classList.toggle("dim", !!some && !own);
         line.style.strokeWidth = String(0.8 + 1.4 * e.confidence);
-        line.style.opacity = own || !!some ? "" : String(Math.max(0.3, Math.min(0.9, 70 / this.edges.length))); // many lines are quiet lines
+        const many = own ? 14 / near.size : some ? 0 : 70 / this.edges.length; // many lines are quiet lines
+        line.style.opacity = own || !some ? String(Math.max(0.3, Math.min(own ? 1 : 0.9, many))) : "";
       }
     }
     at(n) { return { x: this.view.x + n.x * this.view.k, y: this.view.y + n.y * this.view.k * this.tall }; }
@@ -189,9 +190,12 @@
     reveal(id) {
       const n = this.nodes.get(id), wide = this.box.clientWidth, high = this.box.clientHeight;
       if (!n || !wide) return;
-      const p = this.at(n), k = Math.max(this.view.k, 0.75);
+      const p = this.at(n), k = Math.max(this.view.k, 0.45);
       if (k === this.view.k && p.x > 40 && p.x < wide - 140 && p.y > 30 && p.y < high - 30) return;
-      this.view = { k, x: wide / 2 - n.x * k - 40, y: high / 2 - n.y * k * this.tall };
+      // Not past the ends of the map: what is beyond them is empty.
+      const b = this.bounds(), down = k * this.tall;
+      const within = (at, from, long, size, end) => (long < size - 30 - end ? (size - end - long) / 2 - from : Math.max(size - end - from - long, Math.min(30 - from, at)));
+      this.view = { k, x: within(wide / 2 - n.x * k - 40, b.x * k, b.w * k, wide, NAME), y: within(high / 2 - n.y * down, b.y * down, b.h * down, high, 30) };
       this.draw();
     }
     choose(id) { this.chosen = id; this.paint(); this.draw(); }

@@ -137,7 +137,7 @@ def map_the_class(page: Page) -> None:
     if page.locator("#concepts [data-part=none]").is_visible():
         make.click()
     expect(page.locator("#concepts .con-node").first).to_be_attached(timeout=RUN_MS)
-    page.locator("#concepts .con-order .con-link").first.click()
+    page.locator("#concepts .con-gaps .con-link").nth(1).click()
     expect(page.locator("#concepts [data-f=detail] h2")).to_be_visible()
 
 
