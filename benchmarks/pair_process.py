@@ -75,7 +75,7 @@ class Peer:
         known = {id(p) for p in diagonal}
         rest = [p for p in self.trained if id(p) not in known]
         defaults = RunConfig().train
-        found = [{"params": rest, "share": 1.0}]
+        found: list[dict[str, Any]] = [{"params": rest, "share": 1.0}]
         if diagonal:
             found.append({"params": diagonal, "share": defaults.diagonal_lr / defaults.lr})
         return found
