@@ -89,7 +89,7 @@ def test_the_class_of_the_other_pages_comes_first(client: TestClient, tmp_path: 
 def test_choices_that_a_method_refuses_are_said_and_the_others_still_offered(
     client: TestClient,
 ) -> None:
-    draft.change(train__direction="anchor")
+    draft.change(train__optimizer="prodigy")
     found = {m["id"]: m for m in client.get("/api/lab/options?lang=zh").json()["methods"]}
     assert found["svd"]["problem"]
     assert found["adaq"]["settings"]

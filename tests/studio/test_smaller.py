@@ -60,7 +60,7 @@ def test_only_a_quantized_student_takes_the_optimizer_that_was_chosen_for_adapte
     base = chosen()
     base = replace(base, train=replace(base.train, optimizer="lion", direction="anchor", seed=7))
     whole, stored = config_of("layers", base=base), config_of("quantized", base=base)
-    assert (whole.train.optimizer, whole.train.direction) == ("adamw", "off")
+    assert (whole.train.optimizer, whole.train.direction) == ("adamw", "anchor")
     assert (stored.train.optimizer, stored.train.direction) == ("lion", "anchor")
     assert whole.train.seed == stored.train.seed == 7
 
