@@ -79,7 +79,7 @@ def _ordered(found: ConceptMap, order: Sequence[str]) -> dict[str, Place]:
     tied = nx.Graph(graph)
     tied.add_edges_from((r.source, r.target) for r in edges)
     rank = {c: i for i, c in enumerate(order)}
-    parts = sorted(nx.connected_components(tied), key=lambda p: (-len(p), min(map(rank.get, p))))
+    parts = sorted(nx.connected_components(tied), key=lambda p: (-len(p), min(rank[c] for c in p)))
     tallest = max(4, math.ceil(math.sqrt(len(order) * CELL[0] / CELL[1] / ASPECT)))
     blocks = [_columns(graph.subgraph(p), rank, tallest) for p in parts if len(p) > 1]
     single = [next(iter(p)) for p in parts if len(p) == 1]
