@@ -53,6 +53,7 @@ def build(backend: Backend, words: Words, downloads: Downloads) -> None:
                 importing = show(elem_id="data-import", js_on_load=press)
                 refusal = show(elem_id="data-refusal")
                 summary = show(elem_id="data-summary")
+                learned = show(elem_id="data-learned")
                 found = show(elem_id="data-findings", js_on_load=press)
                 health = show(elem_id="data-health", js_on_load=press)
             editor = Editor(words)
@@ -66,7 +67,7 @@ def build(backend: Backend, words: Words, downloads: Downloads) -> None:
 
     page = Page(backend, words)
     shown = [refusal, samples, summary, found, reading.card, *reading.menus, kept, history]
-    shown += [difference, *editor.parts, *reading.parts]
+    shown += [difference, *editor.parts, *reading.parts, learned]
     checked = [health, measured, lengths, editor.only]
     refresh_rail = "() => Studio.refresh()"
 
@@ -118,12 +119,12 @@ def _sources(words: Words) -> tuple[gr.HTML, gr.File]:
 
 
 class Reading:
-    """How a file is read: menus, encodings to choose from, and what becomes of the first rows.
+    """How a file is read: menus, and encodings to choose from.
 
     Attributes:
         menus: sheet, question, answer, encoding.
         more: further columns of question and answer, and those of the other parts.
-        parts: what a new class fills beside ``menus``.
+        parts: what a new class fills beside ``menus``, but for the first rows.
     """
 
     def __init__(self, words: Words) -> None:
@@ -146,8 +147,7 @@ class Reading:
                     )
                     for name in (*ADDED, *PARTS)
                 ]
-            self.learned = show(elem_id="data-learned")
-        self.parts = [more, *self.more, self.encodings, self.learned]
+        self.parts = [more, *self.more, self.encodings]
 
 
 class Editor:

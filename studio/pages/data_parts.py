@@ -21,7 +21,7 @@ from studio.workbench import EDITED, LEFT_OUT, Entry
 
 FORMS = ("xlsx", "csv", "jsonl")
 ROWS_COMPARED = 60
-MOST_ENCODINGS = 5  # that are offered with a preview
+MOST_ENCODINGS = 4  # that are offered with a preview
 LONGEST_TURN = 300  # characters of a turn that are shown
 _HASH = 8
 
@@ -139,7 +139,8 @@ def encodings(found: Sequence[Candidate], chosen: str, words: Words) -> Markup:
     for one in listed:
         radio = choice("encoding", one.encoding, checked=one.encoding == chosen)
         preview = tag("span", one.preview, class_="about preview", dir="auto")
-        cards += tag("label", radio, tag("span", tag("b", one.title), preview), class_="choice")
+        title = words.get(f"encodings.{one.encoding}", one.title)
+        cards += tag("label", radio, tag("span", tag("b", title), preview), class_="choice")
     legend = tag("legend", words("data.encodings"))
     return tag("fieldset", legend, cards, class_="choices encodings")
 

@@ -169,6 +169,8 @@ def test_columns_of_other_parts_are_added(
     for label, column in (("System prompt", "rolle"), ("Joined to the question", "zusatz")):
         page.get_by_label(label).click()
         page.get_by_role("option", name=column).click()
+        page.get_by_label(label).blur()  # of several columns the menu stays open
+        expect(page.get_by_role("option")).to_have_count(0)
     expect(page.locator("#data-summary")).to_contain_text("question + zusatz → answer")
     expect(page.locator("#data-learned")).to_contain_text("Role 0")
     page.reload()
@@ -187,7 +189,7 @@ def test_a_guessed_encoding_is_chosen_by_its_preview(
     cards = page.locator("#data-encodings")
     expect(cards.get_by_label("GB18030")).to_be_checked()
     expect(cards).to_contain_text("个问题是什么")
-    cards.get_by_label("Windows, Western").check()
+    cards.get_by_label("Western European").check()
     expect(page.locator("#rows")).not_to_contain_text("个问题是什么")
     cards.get_by_label("GB18030").check()
     expect(page.locator("#rows")).to_contain_text("个问题是什么")
@@ -226,7 +228,7 @@ def test_no_string_of_the_catalogue_does_anything_in_any_page(
     texts = catalogue_strings()
     name = "<img src=x onerror=window.PWNED=1>.csv"
     page.locator("#upload input[type=file]").set_input_files(as_file(texts, name))
-    expect(page.locator("#data-summary")).to_contain_text("onerror=window.PWNED=1>.csv")
+    expect(page.locator("#data-summary")).to_contain_text("onerror=window.PWNED=1")
     expect(page.locator("#rows")).to_contain_text("<svg/onload=window.PWNED=1>")
     page.locator("#rows-search").get_by_role("textbox").fill("onload")
     page.keyboard.press("Enter")
