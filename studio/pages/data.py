@@ -83,13 +83,15 @@ def build(backend: Backend, words: Words, downloads: Downloads) -> None:
         return watched.then(page.view_imported, None, shown, **QUIET)
 
     changes(imports(enter.enter(page.view, None, shown, **QUIET)))
-    changes(samples.choose(page.choose_sample, None, shown, **QUIET), rail=True)
+    # of choices made while one is being read, the last one counts
+    quick = {**QUIET, "trigger_mode": "always_last"}
+    changes(samples.choose(page.choose_sample, None, shown, **quick), rail=True)
     changes(imports(upload.upload(page.take_upload, upload, shown, **QUIET)), rail=True)
     importing.press(page.cancel_import, None, importing, **QUIET)
     menus = [*reading.menus, *reading.more]
     for menu in menus:
-        changes(imports(menu.input(page.read_as, menus, shown, **QUIET)))
-    changes(imports(reading.encodings.choose(page.read_in, None, shown, **QUIET)))
+        changes(imports(menu.input(page.read_as, menus, shown, **quick)))
+    changes(imports(reading.encodings.choose(page.read_in, None, shown, **quick)))
     for place in (found, health):
         changes(place.press(page.mend, None, shown, **QUIET))
     changes(history.press(page.handle_version, None, shown, **QUIET))

@@ -135,6 +135,8 @@ def encodings(found: Sequence[Candidate], chosen: str, words: Words) -> Markup:
     if not found:
         return Markup()
     listed = [c for c in found if c.fits or c.encoding == chosen][:MOST_ENCODINGS]
+    # Always in one order: Gradio keeps the radios and changes what is written beside them.
+    listed.sort(key=lambda one: one.encoding)
     cards = Markup()
     for one in listed:
         radio = choice("encoding", one.encoding, checked=one.encoding == chosen)
