@@ -75,7 +75,7 @@ def slow(name):
 SLOW = [slow("lion"), slow("prodigy")]
 
 
-@pytest.mark.parametrize("name", ["eduadapt", slow("schedulefree"), *SLOW])
+@pytest.mark.parametrize("name", [slow("eduadapt"), slow("schedulefree"), *SLOW])
 def test_singular_values_train_with_another_optimizer_and_resume_exactly(config, name, tmp_path):
     installed(name)
     chosen = replace(with_train(config, optimizer=name, diagonal_lr=config.train.lr), method="svd")

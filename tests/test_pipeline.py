@@ -172,7 +172,7 @@ def test_every_linear_says_why(config):
     assert all(p.why.endswith(".") and p.why_code for p in plan.linears)
 
 
-@pytest.mark.parametrize("method", ["lora", "qlora"])
+@pytest.mark.parametrize("method", ["lora", pytest.param("qlora", marks=pytest.mark.slow)])
 def test_the_other_methods_run_on_the_same_loop(config, method, tmp_path):
     short = replace(config.train, steps=2)
     quiz = replace(config.quiz, generate=False)

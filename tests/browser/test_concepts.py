@@ -115,9 +115,8 @@ def test_a_map_is_drawn_walked_corrected_and_taken_away(
     assert Path(waiting.value.path()).read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(
-    ("language", "look"), [pytest.param("en", "light", marks=pytest.mark.slow), ("zh", "dark")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("language", "look"), [("en", "light"), ("zh", "dark")])
 def test_axe_finds_nothing_on_a_made_map(
     mapped: Studio, new_page: Callable[..., Page], axe_script: str, language: str, look: str
 ) -> None:

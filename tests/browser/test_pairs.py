@@ -30,6 +30,7 @@ def pair_studio(
     running.stop()
 
 
+@pytest.mark.slow
 def test_from_sample_pairs_to_doubles_of_a_class(
     pair_studio: Studio, new_page: Callable[..., Page]
 ) -> None:

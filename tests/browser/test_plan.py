@@ -32,6 +32,7 @@ def tight_studio(
     running.stop()
 
 
+@pytest.mark.slow
 def test_a_run_that_does_not_fit_fails_with_a_way_back_to_the_plan(
     tight_studio: Studio, new_page: Callable[..., Page]
 ) -> None:

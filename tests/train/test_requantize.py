@@ -114,7 +114,7 @@ def test_the_finished_model_has_the_final_codes(whole):
         assert store.adapted(planned)[x.name].quantized.scheme.bits == x.bits
 
 
-@pytest.mark.parametrize("stops", [3, 4])
+@pytest.mark.parametrize("stops", [pytest.param(3, marks=pytest.mark.slow), 4])
 def test_stopped_and_resumed_gives_the_same_adapter(config, whole, tmp_path, monkeypatch, stops):
     monkeypatch.setattr(requantize, "RISE", 1.0)
     monkeypatch.setattr(requantize, "choose", other_bits)
