@@ -735,7 +735,8 @@ def _edit(found: Any, text: str) -> Any:
     return Edit(op, concept(first), concept(second) if op == "merge" else "", second)
 
 
-def _free(name: str) -> None:
+def _free(name: str) -> Path:
+    """The file to write, if it can be; before anything long is begun."""
     path = Path(name).expanduser().resolve()
     if not path.parent.is_dir() or path.is_dir():
         raise ConfigError(
@@ -744,6 +745,7 @@ def _free(name: str) -> None:
             action="Give the name of a file in a folder that exists.",
             code="cli.file",
         )
+    return path
 
 
 def _write_map(files: dict[str, bytes], out: str) -> list[str]:
@@ -793,15 +795,7 @@ def compare(options: argparse.Namespace, screen: Screen) -> Outcome:
 
 
 def _write(name: str, text: str) -> None:
-    path = Path(name).expanduser().resolve()
-    if not path.parent.is_dir() or path.is_dir():
-        raise ConfigError(
-            f"{path.name} cannot be written there.",
-            where=name[:60],
-            action="Give the name of a file in a folder that exists.",
-            code="cli.file",
-        )
-    path.write_text(text, "utf-8", newline="")
+    _free(name).write_text(text, "utf-8", newline="")
 
 
 def _model(options: argparse.Namespace) -> Document:
